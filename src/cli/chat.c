@@ -90,8 +90,10 @@ static int chat_save(struct chat *chat, const char *path, struct shu_error *err)
     if (!status) {
         status = atomic_write(&file, text, strlen(text), err);
         if (!status) status = atomic_write(&file, "\n", 1, err);
-        if (!status) status = atomic_commit(&file, err);
-        else atomic_abort(&file);
+        if (!status)
+            status = atomic_commit(&file, err);
+        else
+            atomic_abort(&file);
     }
     free(text); /* jansson's own allocator */
     if (!status) printf(cli_text(chat->cli, "saved to %s\n", "已保存到 %s\n"), path);
@@ -125,15 +127,21 @@ static bool chat_line(struct chat *chat, const char *line) {
     int status = SHU_OK;
     if (!*line) return true;
     if (argument_of(line, "/quit") || argument_of(line, "/exit")) return false;
-    if (argument_of(line, "/help")) chat_help(chat);
-    else if (argument_of(line, "/reset")) chat_reset(chat);
-    else if ((argument = argument_of(line, "/system"))) chat_set_system(chat, argument);
-    else if ((argument = argument_of(line, "/save"))) status = chat_save(chat, argument, &err);
+    if (argument_of(line, "/help"))
+        chat_help(chat);
+    else if (argument_of(line, "/reset"))
+        chat_reset(chat);
+    else if ((argument = argument_of(line, "/system")))
+        chat_set_system(chat, argument);
+    else if ((argument = argument_of(line, "/save")))
+        status = chat_save(chat, argument, &err);
     else if (*line == '/')
         status = SHU_FAIL(&err, SHU_E_USAGE, "unknown command \"%.80s\"; /help lists them", line);
     else if (!utf8_valid(line, strlen(line)))
-        status = SHU_FAIL(&err, SHU_E_FORMAT, "expected UTF-8 text, found invalid bytes; check the terminal's encoding");
-    else status = chat_turn(chat, line, &err);
+        status =
+            SHU_FAIL(&err, SHU_E_FORMAT, "expected UTF-8 text, found invalid bytes; check the terminal's encoding");
+    else
+        status = chat_turn(chat, line, &err);
     if (status) fprintf(stderr, "shu chat: %s\n", err.message);
     return true;
 }

@@ -8,15 +8,19 @@
 static void print_error_json(const struct shu_error *err) {
     json_t *object = json_pack("{s:{s:s,s:s,s:s}}", "error", "code", shu_status_name(err->code), "message",
                                err->message, "where", err->where);
-    if (object) json_dumpf(object, stdout, JSON_COMPACT);
-    else fputs("{\"error\":{\"code\":\"nomem\",\"message\":\"out of memory\",\"where\":\"\"}}", stdout);
+    if (object)
+        json_dumpf(object, stdout, JSON_COMPACT);
+    else
+        fputs("{\"error\":{\"code\":\"nomem\",\"message\":\"out of memory\",\"where\":\"\"}}", stdout);
     putchar('\n');
     json_decref(object);
 }
 
 int cli_fail(const struct cli *cli, const struct shu_error *err) {
-    if (cli->json) print_error_json(err);
-    else fprintf(stderr, "shu%s%s: %s\n", cli->verb ? " " : "", cli->verb ? cli->verb->name : "", err->message);
+    if (cli->json)
+        print_error_json(err);
+    else
+        fprintf(stderr, "shu%s%s: %s\n", cli->verb ? " " : "", cli->verb ? cli->verb->name : "", err->message);
     if (cli->verbose) fprintf(stderr, "  raised at %s (%s)\n", err->where, shu_status_name(err->code));
     return err->code == SHU_E_USAGE ? 2 : 1;
 }
@@ -83,8 +87,10 @@ static int store_number(const struct cli *cli, const struct option *option, cons
     if (end == value || *end || errno || !(number >= option->min && number <= option->max))
         return cli_usage(cli, "%s takes %s from %.10g to %.10g, found \"%s\"", option->name,
                          option->kind == OPT_INT ? "a whole number" : "a number", option->min, option->max, value);
-    if (option->kind == OPT_INT) *(int64_t *)option->target = strtoll(value, NULL, 10);
-    else *(double *)option->target = number;
+    if (option->kind == OPT_INT)
+        *(int64_t *)option->target = strtoll(value, NULL, 10);
+    else
+        *(double *)option->target = number;
     return 0;
 }
 
@@ -141,7 +147,8 @@ int cli_engine_open(const char *model, const struct engine_flags *flags, const s
     struct engine_options options = base ? *base : (struct engine_options){0};
     if (flags->threads) options.threads = (int)flags->threads;
     if (flags->context) options.context = (int)flags->context;
-    if (strcmp(flags->kv, "q8") == 0) options.kv_type = KV_Q8;
+    if (strcmp(flags->kv, "q8") == 0)
+        options.kv_type = KV_Q8;
     else if (strcmp(flags->kv, "f16") != 0)
         return SHU_FAIL(err, SHU_E_USAGE, "--kv takes f16 or q8, found \"%s\"", flags->kv);
     return engine_open(model, &options, out, err);
@@ -150,9 +157,14 @@ int cli_engine_open(const char *model, const struct engine_flags *flags, const s
 void sampling_defaults(struct sampling_flags *flags) {
     struct sampler_options d;
     sampler_defaults(&d);
-    *flags = (struct sampling_flags){.temperature = d.temperature, .top_p = d.top_p, .min_p = d.min_p,
-                                     .repetition = d.repetition, .presence = d.presence, .frequency = d.frequency,
-                                     .top_k = d.top_k, .seed = (int64_t)d.seed};
+    *flags = (struct sampling_flags){.temperature = d.temperature,
+                                     .top_p = d.top_p,
+                                     .min_p = d.min_p,
+                                     .repetition = d.repetition,
+                                     .presence = d.presence,
+                                     .frequency = d.frequency,
+                                     .top_k = d.top_k,
+                                     .seed = (int64_t)d.seed};
 }
 
 void sampling_apply(const struct sampling_flags *flags, struct sampler_options *out) {

@@ -19,8 +19,8 @@ struct cli {
 
 struct verb {
     const char *name;
-    const char *summary_en, *summary_zh; /* one line */
-    const char *help_en, *help_zh;       /* usage, options, one example */
+    const char *summary_en, *summary_zh;                /* one line */
+    const char *help_en, *help_zh;                      /* usage, options, one example */
     int (*run)(struct cli *cli, int argc, char **argv); /* arguments after the verb; returns the exit code */
 };
 extern const struct verb *const verb_table[]; /* NULL-terminated */
@@ -52,10 +52,10 @@ struct text_list {
 };
 
 struct option {
-    const char *name;       /* "--threads" or "-n" */
+    const char *name; /* "--threads" or "-n" */
     enum option_kind kind;
-    void *target;           /* bool *, int64_t *, double *, const char **, struct text_list * */
-    double min, max;        /* OPT_INT and OPT_FLOAT: inclusive range */
+    void *target;    /* bool *, int64_t *, double *, const char **, struct text_list * */
+    double min, max; /* OPT_INT and OPT_FLOAT: inclusive range */
 };
 
 /* Fills targets; everything that is no option goes to positional[0…*count).
@@ -70,10 +70,12 @@ struct engine_flags {
     int64_t threads, context;
     const char *kv; /* "f16" | "q8" */
 };
-#define ENGINE_FLAGS_DEFAULT {.threads = 0, .context = 0, .kv = "f16"}
+#define ENGINE_FLAGS_DEFAULT                                                                                           \
+    { .threads = 0, .context = 0, .kv = "f16" }
 #define ENGINE_OPTIONS(flags)                                                                                          \
-    {"--threads", OPT_INT, &(flags).threads, 1, 256}, {"--ctx", OPT_INT, &(flags).context, 8, 1 << 20},                \
-        {"--kv", OPT_TEXT, &(flags).kv, 0, 0}
+    {"--threads", OPT_INT, &(flags).threads, 1, 256}, {"--ctx", OPT_INT, &(flags).context, 8, 1 << 20}, {              \
+        "--kv", OPT_TEXT, &(flags).kv, 0, 0                                                                            \
+    }
 /* Opens the engine with the flags laid over `base`; prints nothing. */
 int cli_engine_open(const char *model, const struct engine_flags *flags, const struct engine_options *base,
                     struct engine **out, struct shu_error *err);
@@ -88,8 +90,9 @@ struct sampling_flags {
         {"--top-p", OPT_FLOAT, &(flags).top_p, 0, 1}, {"--min-p", OPT_FLOAT, &(flags).min_p, 0, 1},                    \
         {"--repeat-penalty", OPT_FLOAT, &(flags).repetition, 0.1, 10},                                                 \
         {"--presence-penalty", OPT_FLOAT, &(flags).presence, -10, 10},                                                 \
-        {"--frequency-penalty", OPT_FLOAT, &(flags).frequency, -10, 10},                                               \
-        {"--seed", OPT_INT, &(flags).seed, 0, 9007199254740991.0}
+        {"--frequency-penalty", OPT_FLOAT, &(flags).frequency, -10, 10}, {                                             \
+        "--seed", OPT_INT, &(flags).seed, 0, 9007199254740991.0                                                        \
+    }
 void sampling_defaults(struct sampling_flags *flags);
 void sampling_apply(const struct sampling_flags *flags, struct sampler_options *out);
 

@@ -28,25 +28,25 @@ static int logits_to_file(const struct cli *cli, struct engine *engine, const ch
     progress_start(&progress, "logits", "tok", tokens.count, cli->quiet);
     status = score_text(engine, &tokens, &options, &progress, write_rows, &out, err);
     progress_finish(&progress);
-    if (!status) status = atomic_commit(&out.file, err);
-    else atomic_abort(&out.file);
+    if (!status)
+        status = atomic_commit(&out.file, err);
+    else
+        atomic_abort(&out.file);
 out:
     tokens_free(&tokens);
     if (status) return cli_fail(cli, err);
     if (cli->json)
         return cli_print_json(cli, json_pack("{s:I,s:i,s:i,s:s}", "tokens", (json_int_t)out.rows, "vocab", out.vocab,
                                              "window", options.window, "out", path));
-    if (!cli->quiet)
-        printf("%llu x %d f32 -> %s\n", (unsigned long long)out.rows, out.vocab, path);
+    if (!cli->quiet) printf("%llu x %d f32 -> %s\n", (unsigned long long)out.rows, out.vocab, path);
     return 0;
 }
 
 static int run(struct cli *cli, int argc, char **argv) {
     struct engine_flags flags = ENGINE_FLAGS_DEFAULT;
     const char *model = NULL, *in = NULL, *path = NULL;
-    const struct option options[] = {{"--file", OPT_TEXT, &in, 0, 0},
-                                     {"--out", OPT_TEXT, &path, 0, 0},
-                                     ENGINE_OPTIONS(flags)};
+    const struct option options[] = {
+        {"--file", OPT_TEXT, &in, 0, 0}, {"--out", OPT_TEXT, &path, 0, 0}, ENGINE_OPTIONS(flags)};
     int count = 0;
     int code = options_parse(cli, options, sizeof options / sizeof *options, argc, argv, &model, 1, &count);
     if (code) return code;

@@ -6,8 +6,9 @@
 
 #include "cli/cli.h"
 
-const struct verb *const verb_table[] = {&verb_run,    &verb_chat,       &verb_model, &verb_tokenize,
-                                         &verb_logits, &verb_perplexity, &verb_bench, &verb_doctor, NULL};
+const struct verb *const verb_table[] = {&verb_run,      &verb_chat,   &verb_model,
+                                         &verb_tokenize, &verb_logits, &verb_perplexity,
+                                         &verb_bench,    &verb_doctor, NULL};
 
 static const struct verb *verb_find(const char *name) {
     for (int i = 0; verb_table[i]; i++)
@@ -50,10 +51,14 @@ static int strip_common(struct cli *cli, int argc, char **argv, bool *help) {
             while (i < argc) argv[kept++] = argv[i++];
             break;
         }
-        if (strcmp(arg, "--help") == 0 || strcmp(arg, "-h") == 0) *help = true;
-        else if (strcmp(arg, "--json") == 0) cli->json = true;
-        else if (strcmp(arg, "-q") == 0) cli->quiet = true;
-        else if (strcmp(arg, "-v") == 0) cli->verbose = true;
+        if (strcmp(arg, "--help") == 0 || strcmp(arg, "-h") == 0)
+            *help = true;
+        else if (strcmp(arg, "--json") == 0)
+            cli->json = true;
+        else if (strcmp(arg, "-q") == 0)
+            cli->quiet = true;
+        else if (strcmp(arg, "-v") == 0)
+            cli->verbose = true;
         else if (strcmp(arg, "--lang") == 0) {
             const char *lang = i + 1 < argc ? argv[++i] : "";
             if (strcmp(lang, "zh") != 0 && strcmp(lang, "en") != 0) {
@@ -61,7 +66,8 @@ static int strip_common(struct cli *cli, int argc, char **argv, bool *help) {
                 return -1;
             }
             cli->chinese = strcmp(lang, "zh") == 0;
-        } else argv[kept++] = argv[i];
+        } else
+            argv[kept++] = argv[i];
     }
     return kept;
 }

@@ -26,8 +26,8 @@ static int add_rows(void *context, const int32_t *window, int first, int rows, c
     for (int r = 0; r < rows && first + r + 1 < sum->window; r++) {
         double value = log_probability(logits + (size_t)r * (size_t)sum->vocab, sum->vocab, window[first + r + 1]);
         if (!isfinite(value))
-            return SHU_FAIL(err, SHU_E_FORMAT, "expected finite scores, found %g at position %d: damaged weights?", value,
-                            first + r);
+            return SHU_FAIL(err, SHU_E_FORMAT, "expected finite scores, found %g at position %d: damaged weights?",
+                            value, first + r);
         sum->nll -= value;
         sum->scored++;
     }
@@ -41,8 +41,9 @@ static int measure(const struct cli *cli, struct engine *engine, const char *pat
     struct progress progress;
     int status = score_read(engine, path, &tokens, err);
     if (!status && tokens.count < (size_t)window)
-        status = SHU_FAIL(err, SHU_E_RANGE, "expected at least one window of %d tokens, found %zu in %s; give a smaller --ctx",
-                          window, tokens.count, path);
+        status = SHU_FAIL(err, SHU_E_RANGE,
+                          "expected at least one window of %d tokens, found %zu in %s; give a smaller --ctx", window,
+                          tokens.count, path);
     if (!status) {
         progress_start(&progress, "perplexity", "tok", tokens.count, cli->quiet);
         status = score_text(engine, &tokens, &options, &progress, add_rows, &sum, err);
@@ -52,8 +53,8 @@ static int measure(const struct cli *cli, struct engine *engine, const char *pat
     if (status) return cli_fail(cli, err);
     double perplexity = exp(sum.nll / (double)sum.scored);
     if (cli->json)
-        return cli_print_json(cli, json_pack("{s:f,s:I,s:i}", "perplexity", perplexity, "tokens",
-                                             (json_int_t)sum.scored, "ctx", window));
+        return cli_print_json(
+            cli, json_pack("{s:f,s:I,s:i}", "perplexity", perplexity, "tokens", (json_int_t)sum.scored, "ctx", window));
     printf("perplexity %.4f over %lld tokens (windows of %d, second half scored)\n", perplexity, (long long)sum.scored,
            window);
     return 0;

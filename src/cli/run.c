@@ -30,8 +30,8 @@ static bool on_token(void *context, const struct generated_token *token) {
     if (state->logprobs && token->top_count) {
         json_t *top = json_array();
         for (int i = 0; i < token->top_count; i++)
-            json_array_append_new(top, json_pack("{s:i,s:f}", "id", (int)token->top_ids[i], "logprob",
-                                                 (double)token->top_logprobs[i]));
+            json_array_append_new(
+                top, json_pack("{s:i,s:f}", "id", (int)token->top_ids[i], "logprob", (double)token->top_logprobs[i]));
         json_array_append_new(state->logprobs, json_pack("{s:i,s:f,s:o}", "id", (int)token->id, "logprob",
                                                          (double)token->logprob, "top", top));
     }
@@ -54,14 +54,15 @@ static int build_prompt(struct engine *engine, const struct run_flags *flags, st
         goto out;
     }
     if (!utf8_valid(text.data, text.len)) {
-        status = SHU_FAIL(err, SHU_E_FORMAT, "expected the prompt in UTF-8, found invalid bytes; --raw passes any bytes");
+        status =
+            SHU_FAIL(err, SHU_E_FORMAT, "expected the prompt in UTF-8, found invalid bytes; --raw passes any bytes");
         goto out;
     }
     messages = json_array();
     if (flags->system)
         json_array_append_new(messages, json_pack("{s:s,s:s}", "role", "system", "content", flags->system));
-    json_array_append_new(messages, json_pack("{s:s,s:s%}", "role", "user", "content", text.data ? text.data : "",
-                                              text.len));
+    json_array_append_new(messages,
+                          json_pack("{s:s,s:s%}", "role", "user", "content", text.data ? text.data : "", text.len));
     status = prompt_from_messages(engine, messages, NULL, true, out, err);
 out:
     json_decref(messages);
@@ -82,12 +83,15 @@ static int load_grammar(struct engine *engine, const struct run_flags *flags, st
     if (!flags->ebnf) return SHU_OK;
     struct buf source = {0};
     int status = file_read(flags->ebnf, (size_t)4 << 20, &source, err);
-    if (!status) status = grammar_from_ebnf(source.data ? source.data : "", source.len, engine_tokenizer(engine), out, err);
+    if (!status)
+        status = grammar_from_ebnf(source.data ? source.data : "", source.len, engine_tokenizer(engine), out, err);
     buf_free(&source);
     return status;
 }
 
-static double per_second(int count, uint64_t ns) { return ns ? count / ((double)ns * 1e-9) : 0; }
+static double per_second(int count, uint64_t ns) {
+    return ns ? count / ((double)ns * 1e-9) : 0;
+}
 
 static int report(const struct cli *cli, struct run_state *state, const struct generate_result *result) {
     double prefill = per_second(result->prompt_tokens - result->prompt_cached, result->prefill_ns);
@@ -100,13 +104,13 @@ static int report(const struct cli *cli, struct run_state *state, const struct g
                     result->draft_tokens, finish_reason_name(result->reason));
         return cli_finish(cli);
     }
-    json_t *object = json_pack(
-        "{s:s%,s:s,s:{s:i,s:i,s:i},s:{s:f,s:f,s:f},s:{s:i,s:i}}", "answer", state->answer.data ? state->answer.data : "",
-        state->answer.len, "finish_reason", finish_reason_name(result->reason), "tokens", "prompt",
-        result->prompt_tokens, "cached", result->prompt_cached, "completion", result->completion_tokens, "timings_ms",
-        "first_token", (double)result->first_token_ns * 1e-6, "prefill", (double)result->prefill_ns * 1e-6, "decode",
-        (double)result->decode_ns * 1e-6, "drafts", "proposed", result->draft_tokens, "accepted",
-        result->draft_accepted);
+    json_t *object = json_pack("{s:s%,s:s,s:{s:i,s:i,s:i},s:{s:f,s:f,s:f},s:{s:i,s:i}}", "answer",
+                               state->answer.data ? state->answer.data : "", state->answer.len, "finish_reason",
+                               finish_reason_name(result->reason), "tokens", "prompt", result->prompt_tokens, "cached",
+                               result->prompt_cached, "completion", result->completion_tokens, "timings_ms",
+                               "first_token", (double)result->first_token_ns * 1e-6, "prefill",
+                               (double)result->prefill_ns * 1e-6, "decode", (double)result->decode_ns * 1e-6, "drafts",
+                               "proposed", result->draft_tokens, "accepted", result->draft_accepted);
     if (object && state->logprobs) json_object_set(object, "logprobs", state->logprobs);
     return cli_print_json(cli, object);
 }
@@ -128,8 +132,7 @@ static int answer(const struct cli *cli, struct engine *engine, const struct run
     if (!status) status = build_prompt(engine, flags, &prompt, err);
     if (!status) status = sequence_new(engine, &sequence, err);
     options.grammar = grammar;
-    if (!status)
-        status = generate(engine, sequence, prompt.id, prompt.count, &options, on_token, &state, &result, err);
+    if (!status) status = generate(engine, sequence, prompt.id, prompt.count, &options, on_token, &state, &result, err);
     code = status ? cli_fail(cli, err) : report(cli, &state, &result);
     if (sequence >= 0) sequence_free(engine, sequence);
     grammar_free(grammar);
@@ -161,7 +164,8 @@ static int run(struct cli *cli, int argc, char **argv) {
     int code = options_parse(cli, options, sizeof options / sizeof *options, argc, argv, &model, 1, &count);
     if (code) return code;
     if (!count) return cli_usage(cli, "expected a model: shu run MODEL -p \"…\"");
-    if (!flags.prompt == !flags.file) return cli_usage(cli, "expected one of -p TEXT and -f FILE (- reads standard input)");
+    if (!flags.prompt == !flags.file)
+        return cli_usage(cli, "expected one of -p TEXT and -f FILE (- reads standard input)");
     if (flags.schema && flags.ebnf) return cli_usage(cli, "expected one of --schema and --grammar, found both");
     struct shu_error err = {0};
     struct engine *engine = NULL;
@@ -176,24 +180,25 @@ const struct verb verb_run = {
     .name = "run",
     .summary_en = "answer one prompt",
     .summary_zh = "回答一个问题",
-    .help_en = "usage: shu run MODEL -p TEXT | -f FILE [options]\n\n"
-               "MODEL is a store name, a .gguf file or a safetensors folder. A chat model answers through its own\n"
-               "template; --raw continues the text instead.\n\n"
-               "  -p TEXT, -f FILE        the prompt; -f - reads standard input\n"
-               "  --system TEXT           system message\n"
-               "  -n N                    at most N tokens (default: until the model ends)\n"
-               "  --temp T                0 = always the most likely token (default 0.7)\n"
-               "  --top-k K --top-p P --min-p P --repeat-penalty R --presence-penalty R --frequency-penalty R\n"
-               "  --seed S                same seed, same answer\n"
-               "  --schema FILE           the answer is JSON valid under this JSON Schema\n"
-               "  --grammar FILE          the answer follows this EBNF grammar\n"
-               "  --stop TEXT             ends the answer before TEXT; may be repeated\n"
-               "  --speculate N           drafts of up to N tokens looked up in the prompt at --temp 0 (default 8; 0 = off)\n"
-               "  --logprobs N            with --json: the N best alternatives of each token\n"
-               "  --raw                   no chat template\n"
-               "  --ignore-end            go on past the end token\n"
-               "  --threads N --ctx N --kv f16|q8\n\n"
-               "example: shu run qwen2.5-coder-0.5b-instruct -p \"Name three rivers in Sichuan.\" --temp 0 -n 64\n",
+    .help_en =
+        "usage: shu run MODEL -p TEXT | -f FILE [options]\n\n"
+        "MODEL is a store name, a .gguf file or a safetensors folder. A chat model answers through its own\n"
+        "template; --raw continues the text instead.\n\n"
+        "  -p TEXT, -f FILE        the prompt; -f - reads standard input\n"
+        "  --system TEXT           system message\n"
+        "  -n N                    at most N tokens (default: until the model ends)\n"
+        "  --temp T                0 = always the most likely token (default 0.7)\n"
+        "  --top-k K --top-p P --min-p P --repeat-penalty R --presence-penalty R --frequency-penalty R\n"
+        "  --seed S                same seed, same answer\n"
+        "  --schema FILE           the answer is JSON valid under this JSON Schema\n"
+        "  --grammar FILE          the answer follows this EBNF grammar\n"
+        "  --stop TEXT             ends the answer before TEXT; may be repeated\n"
+        "  --speculate N           drafts of up to N tokens looked up in the prompt at --temp 0 (default 8; 0 = off)\n"
+        "  --logprobs N            with --json: the N best alternatives of each token\n"
+        "  --raw                   no chat template\n"
+        "  --ignore-end            go on past the end token\n"
+        "  --threads N --ctx N --kv f16|q8\n\n"
+        "example: shu run qwen2.5-coder-0.5b-instruct -p \"Name three rivers in Sichuan.\" --temp 0 -n 64\n",
     .help_zh = "用法：shu run 模型 -p 文本 | -f 文件 [选项]\n\n"
                "模型可以是库里的名字、.gguf 文件或 safetensors 文件夹。对话模型用自带的模板回答；--raw 则直接续写。\n\n"
                "  -p 文本, -f 文件        问题；-f - 读标准输入\n"

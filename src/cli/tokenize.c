@@ -44,14 +44,18 @@ static int tokenize(const struct cli *cli, const char *path, bool ids, bool spec
     uint64_t start_ns = clock_ns();
     if (!status) status = tokenizer_encode(tokenizer, work, text.data ? text.data : "", text.len, flags, &tokens, err);
     uint64_t ns = clock_ns() - start_ns;
-    if (status) code = cli_fail(cli, err);
-    else if (cli->json && !count_only) code = print_json(cli, &tokens, text.len, ns);
+    if (status)
+        code = cli_fail(cli, err);
+    else if (cli->json && !count_only)
+        code = print_json(cli, &tokens, text.len, ns);
     else if (count_only)
         printf("{\"tokens\":%zu,\"bytes\":%zu,\"seconds\":%.9f}\n", tokens.count, text.len, (double)ns * 1e-9);
     else
         for (size_t i = 0; i < tokens.count && !ferror(stdout); i++)
-            if (ids) printf("%d\n", (int)tokens.id[i]);
-            else print_token(tokenizer, tokens.id[i]);
+            if (ids)
+                printf("%d\n", (int)tokens.id[i]);
+            else
+                print_token(tokenizer, tokens.id[i]);
     tokens_free(&tokens);
     buf_free(&text);
     tokenizer_work_free(work);

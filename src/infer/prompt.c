@@ -53,21 +53,22 @@ static json_t *neutral_copy(const struct tokenizer *tokenizer, const json_t *val
     if (json_is_array(value)) {
         json_t *copy = json_array(), *item;
         size_t i;
-        json_array_foreach(value, i, item)
-            if (copy && json_array_append_new(copy, neutral_copy(tokenizer, item, depth + 1))) {
-                json_decref(copy);
-                copy = NULL;
-            }
+        json_array_foreach(value, i,
+                           item) if (copy && json_array_append_new(copy, neutral_copy(tokenizer, item, depth + 1))) {
+            json_decref(copy);
+            copy = NULL;
+        }
         return copy;
     }
     if (json_is_object(value)) {
         json_t *copy = json_object(), *item;
         const char *key;
-        json_object_foreach((json_t *)(uintptr_t)value, key, item)
-            if (copy && json_object_set_new(copy, key, neutral_copy(tokenizer, item, depth + 1))) {
-                json_decref(copy);
-                copy = NULL;
-            }
+        json_object_foreach((json_t *)(uintptr_t)value, key,
+                            item) if (copy &&
+                                      json_object_set_new(copy, key, neutral_copy(tokenizer, item, depth + 1))) {
+            json_decref(copy);
+            copy = NULL;
+        }
         return copy;
     }
     return json_deep_copy(value);
@@ -118,8 +119,8 @@ int prompt_from_messages(struct engine *engine, const json_t *messages, const js
     struct template *tpl = NULL;
     struct buf text = {.max = (size_t)64 << 20};
     json_t *variables = template_variables(engine, messages, tools, answer);
-    int status = variables ? SHU_OK : SHU_FAIL(err, SHU_E_NOMEM, "out of memory for %zu messages",
-                                               json_array_size(messages));
+    int status =
+        variables ? SHU_OK : SHU_FAIL(err, SHU_E_NOMEM, "out of memory for %zu messages", json_array_size(messages));
     if (!status) status = template_new(source, strlen(source), &tpl, err);
     if (!status) status = template_render(tpl, variables, NULL, &text, err);
     if (!status) {
@@ -137,8 +138,7 @@ int prompt_from_messages(struct engine *engine, const json_t *messages, const js
     return status;
 }
 
-int prompt_from_text(struct engine *engine, const char *text, size_t bytes, struct tokens *out,
-                     struct shu_error *err) {
+int prompt_from_text(struct engine *engine, const char *text, size_t bytes, struct tokens *out, struct shu_error *err) {
     return tokenizer_encode(engine_tokenizer(engine), engine_tokenizer_work(engine), text, bytes, ENCODE_ADD_SPECIAL,
                             out, err);
 }
