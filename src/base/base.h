@@ -36,8 +36,8 @@ int error_context(struct shu_error *err, int code, const char *format, ...)
 /* ------------------------------------------------------------------ memory */
 
 /* Like malloc/calloc/realloc/free, but countable and failable by fault_arm.
- * Results are 64-byte aligned for mem_alloc_aligned only. NULL on failure;
- * a size of 0 yields a unique pointer. mem_free(NULL) is a no-op. */
+ * Aligned for any scalar type (16 bytes). NULL on failure; a size of 0 yields a
+ * unique pointer. mem_free(NULL) is a no-op. */
 void *mem_alloc(size_t bytes);
 void *mem_calloc(size_t count, size_t bytes_each); /* zeroed; NULL on overflow */
 void *mem_realloc(void *old, size_t bytes);
@@ -113,7 +113,9 @@ bool path_is_dir(const char *path);
 int dir_make(const char *path, struct shu_error *err); /* mkdir -p, mode 0755 */
 
 /* A file that appears whole or not at all: written to "PATH.tmp.PID", then
- * fsync, rename, fsync of the folder. abort (or a crash) leaves the old file. */
+ * fsync, rename, fsync of the folder. abort (or a crash) leaves the old file.
+ * Devices, pipes and folders are refused with SHU_E_USAGE: a rename would
+ * replace them. After a failed open the struct is closed and needs no abort. */
 struct atomic_file {
     int fd;      /* -1 when closed */
     char *path;  /* final name */
@@ -126,7 +128,7 @@ int atomic_commit(struct atomic_file *file, struct shu_error *err); /* closes; o
 void atomic_abort(struct atomic_file *file);                        /* no-op after commit */
 
 /* XDG folders, "" never: "$XDG_CACHE_HOME/shu/…" or "$HOME/.cache/shu/…".
- * `tail` may be NULL. SHU_E_NOTFOUND if neither variable is set. */
+ * `tail` may be NULL. Appended to `out`. SHU_E_NOTFOUND if neither variable is set. */
 int path_cache(const char *tail, struct buf *out, struct shu_error *err);
 int path_config(const char *tail, struct buf *out, struct shu_error *err);
 
@@ -174,7 +176,8 @@ void progress_start(struct progress *progress, const char *label, const char *un
 void progress_update(struct progress *progress, uint64_t done); /* cheap; draws at most 10 times a second */
 void progress_finish(struct progress *progress);
 
-/* SIGINT (and SIGTERM) set a flag instead of killing the process. */
+/* SIGINT (and SIGTERM) set a flag instead of killing the process; blocked reads
+ * return EINTR. A second signal before interrupt_clear kills as usual. */
 void interrupt_install(void);
 bool interrupt_pending(void);
 void interrupt_clear(void);
@@ -193,13 +196,18 @@ size_t utf8_partial_tail(const char *bytes, size_t count);
 /* -------------------------------------------------------- JSON and YAML */
 
 /* jansson with our error convention: names file, line and column. The caller
- * owns the result (json_decref). Duplicate keys are refused; depth is limited. */
+ * owns the result (json_decref). Duplicate keys are refused; depth is limited.
+ * Any top-level value, a byte order mark is skipped, and integers beyond 64 bits
+ * (Python writes them) become reals. */
 int json_parse(const char *text, size_t bytes, const char *name, json_t **out, struct shu_error *err);
 int json_read_file(const char *path, size_t max_bytes, json_t **out, struct shu_error *err);
-/* YAML 1.2 core schema to a jansson tree; anchors, aliases and tags are refused. */
+/* One YAML 1.2 document, core schema, to a jansson tree; keys are always text, empty text is null.
+ * Refused: anchors, aliases, tags, duplicate and complex keys, .inf and .nan, integers beyond 64
+ * bits, more than 64 MiB, 100 levels or 4 million values. */
 int yaml_parse(const char *text, size_t bytes, const char *name, json_t **out, struct shu_error *err);
 /* "name:line:column" of the value at a JSON-pointer-like path ("sources/0/id") in the same
- * text, for error messages about well-formed but wrong content. Falls back to "name". */
+ * text, for error messages about well-formed but wrong content. A path that does not exist
+ * gives its deepest ancestor that does; text that does not parse gives "name". */
 int yaml_where(const char *text, size_t bytes, const char *name, const char *path, struct buf *out);
 
 /* ---------------------------------------------------------- child processes */
@@ -207,7 +215,9 @@ int yaml_where(const char *text, size_t bytes, const char *name, const char *pat
 /* Runs argv (NULL-terminated, found through PATH) and waits. stdin is
  * /dev/null; stdout and stderr are captured up to max_output_bytes each.
  * The child is killed with its whole group on time-out, interrupt or too much
- * output. SHU_E_CHILD with the last line of its stderr when it fails. */
+ * output, and dies with us. SHU_E_CHILD with the last line of its stderr when it fails,
+ * SHU_E_NOTFOUND when there is no such program, SHU_E_CANCELLED on interrupt. options
+ * and out_text (stdout, appended on success) may be NULL. */
 struct child_options {
     const char *work_dir;     /* NULL = inherit */
     uint64_t timeout_ms;      /* 0 = none */
