@@ -1,40 +1,46 @@
 /* graph: networks as data. Build once, plan once, execute many times.
  *
- *     graph_new -> graph_input / graph_weight / graph_<op> … -> graph_output
- *               -> graph_plan (shapes, liveness, memory) -> graph_run … -> graph_free
+ *     graph_new -> graph_input / graph_const / graph_<op> … -> graph_output
+ *               -> graph_plan (waves, liveness, memory) -> graph_run … -> graph_free
  *
  * A node is an operation with its output. Nodes are added in execution order,
  * so inputs always come earlier: the node list is a topological order. Each
- * operation is one row of `op_table`: its shape rule, how it is cut into tiles,
- * its kernel per backend, its gradient (issue of room train). New ops (conv1d,
- * conv2d, lstm) are new rows.
+ * operation is one row of `op_table` (graph/op.h): its shape rule, how it is
+ * cut into tiles, its run function per backend, its gradient rule. New ops
+ * (conv1d, conv2d, lstm) are new rows.
  *
- * Shapes are [rows, cols] or [d3, d2, rows, cols] with one symbolic dimension:
- * GRAPH_ROWS stands for "as many token rows as this run has", bound in
- * graph_run, at most the max_rows given to graph_plan. Activations are f32
- * (or ACT8 for quantised operands, inserted by graph_matmul and shared by all
- * products that read the same node). All of them live in one block whose
- * offsets are planned by liveness: nothing is allocated during a run.
+ * A shape is [cols, rows, d2, d3], innermost first. One of the outer three may
+ * be symbolic: GRAPH_ROWS stands for "as many token rows as this run has",
+ * GRAPH_GATHERED for "as many as OP_GATHER picks"; both are bound in graph_run
+ * and at most what graph_plan was told. Activations are f32 (or ACT8 for
+ * quantised operands, inserted by graph_matmul and shared by all products that
+ * read the same node). All of them live in one block whose offsets are planned
+ * by liveness: nothing is allocated during a run.
  *
- * Execution groups consecutive nodes that do not depend on each other into one
- * wave; the pool takes tiles of the whole wave from one counter.
+ * Execution runs waves, one parallel region each. A wave holds strands that do
+ * not depend on each other (q, k, v products side by side). A strand is one
+ * node, or a chain of row-wise nodes (add, norm, quantise) that a thread takes
+ * through a few rows at a time while they are in its cache. Neither changes a
+ * number: every op gives the same row whatever rows run beside it.
+ *
+ * A graph belongs to one thread at a time; graph_run uses the pool inside.
  */
 #ifndef GRAPH_H
 #define GRAPH_H
 
 #include "tensor/tensor.h"
 
-#define GRAPH_ROWS ((int64_t)-1)
-#define GRAPH_GATHERED ((int64_t)-2) /* rows after OP_GATHER */
+#define GRAPH_ROWS       ((int64_t)-1)
+#define GRAPH_GATHERED   ((int64_t)-2) /* rows after OP_GATHER */
 #define GRAPH_MAX_INPUTS 6
 
 enum graph_op_kind {
-    OP_INPUT,     /* bound per run: tokens (I32), f32 rows */
-    OP_CONST,     /* f32 tensor that outlives the graph: norm gains, biases */
-    OP_EMBED,     /* (ids) + packed table -> [rows, C] */
-    OP_GATHER,    /* (x, row indices I32) -> the named rows of x: only rows that need logits go on */
-    OP_QUANTIZE,  /* f32 -> ACT8 */
-    OP_MATMUL,    /* (x) + packed weight + optional bias */
+    OP_INPUT,    /* bound per run: tokens (I32), f32 rows */
+    OP_CONST,    /* f32 tensor that outlives the graph: norm gains, biases */
+    OP_EMBED,    /* (ids) + table, packed or plain -> [rows, C] */
+    OP_GATHER,   /* (x, row indices I32) -> the named rows of x: only rows that need logits go on */
+    OP_QUANTIZE, /* f32 -> ACT8 */
+    OP_MATMUL,   /* (x) + packed weight + optional bias */
     OP_RMS_NORM,
     OP_LAYER_NORM,
     OP_SOFTMAX,
@@ -43,21 +49,23 @@ enum graph_op_kind {
     OP_SCALE,
     OP_SOFTCAP,
     OP_UNARY,
-    OP_GATED,     /* f(gate) * up */
-    OP_ROPE_TABLE,/* kv step positions -> [rows, rot] cos|sin */
-    OP_ROPE,      /* (x, table) */
-    OP_KV_STORE,  /* (k, v) -> KV pages */
-    OP_ATTENTION, /* (q, kv_store node) -> [rows, heads * D] */
+    OP_GATED,      /* f(gate) * up */
+    OP_ROPE_TABLE, /* kv step positions -> [rows, rot] cos|sin */
+    OP_ROPE,       /* (x, table) */
+    OP_KV_STORE,   /* (k, v) -> KV pages; its node orders attention after it and holds no data */
+    OP_ATTENTION,  /* (q, kv_store node) -> [rows, heads * D] */
     OP_KINDS
 };
 
 /* Static parameters of a node; which fields count is said at each builder. */
 struct graph_params {
     const struct packed *weight;
-    const float *constant;  /* OP_CONST data, [cols] */
-    const float *factors;   /* rope frequency divisors */
+    const struct tensor *table; /* OP_EMBED from plain rows */
+    const float *constant;      /* OP_CONST data, [cols] */
+    const float *factors;       /* [rot / 2] rope frequency divisors, or NULL */
     float eps, scale, softcap;
     double freq_base, freq_scale;
+    int64_t group; /* OP_RMS_NORM: columns per norm */
     int heads, kv_heads, head_dim, rot, window, layer;
     enum unary_kind unary;
     bool neox;
@@ -67,18 +75,27 @@ typedef int32_t node_id; /* index into the node list; negative = builder failed,
 
 struct graph;
 
-/* Builders return a node or -1; the first failure is kept and reported by
- * graph_plan, so that network code needs no check per line. Weights and
- * constants are borrowed and must outlive the graph. */
+/* Builders return a node or -1; the first failure (a shape that does not fit,
+ * out of memory) is kept with the node's description and reported by
+ * graph_plan, so that network code needs no check per line. Weights, tables and
+ * constants are borrowed and must outlive the graph. Names are copied. */
 int graph_new(const struct kernels *kernels, struct graph **out, struct shu_error *err);
 void graph_free(struct graph *graph);
+/* printf-style label ("blk.3") for the nodes added from now on; shown in errors. Cut at 31 bytes. */
+void graph_label(struct graph *graph, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 node_id graph_input(struct graph *graph, enum dtype dtype, int64_t rows, int64_t cols, const char *name);
 node_id graph_const(struct graph *graph, const float *data, int64_t cols, const char *name);
+/* ids [1, rows] I32, each in [0, table rows): checked at every run. */
 node_id graph_embed(struct graph *graph, node_id ids, const struct packed *table);
+node_id graph_embed_plain(struct graph *graph, node_id ids, const struct tensor *table);
+/* indices [1, n] I32 -> [x.cols, n]; each in [0, rows of x): checked at every run. */
 node_id graph_gather(struct graph *graph, node_id x, node_id indices);
-node_id graph_matmul(struct graph *graph, node_id x, const struct packed *weight, node_id bias /* -1 = none */);
-node_id graph_rms_norm(struct graph *graph, node_id x, node_id gain, float eps, int64_t group /* cols per norm; 0 = all */);
+/* x [C, …] times weight [R, C] -> [R, …]. Quantised weights read x as ACT8: an
+ * OP_QUANTIZE node is added once per x. bias: an OP_CONST node of R columns, or -1. */
+node_id graph_matmul(struct graph *graph, node_id x, const struct packed *weight, node_id bias);
+/* One norm per `group` columns (0 = all of them); gain is an OP_CONST of that many columns, or -1. */
+node_id graph_rms_norm(struct graph *graph, node_id x, node_id gain, float eps, int64_t group);
 node_id graph_layer_norm(struct graph *graph, node_id x, node_id gain, node_id bias, float eps);
 node_id graph_softmax(struct graph *graph, node_id x, float scale);
 node_id graph_add(struct graph *graph, node_id a, node_id b);
@@ -87,6 +104,7 @@ node_id graph_scale(struct graph *graph, node_id x, float factor);
 node_id graph_softcap(struct graph *graph, node_id x, float cap);
 node_id graph_unary(struct graph *graph, node_id x, enum unary_kind kind);
 node_id graph_gated(struct graph *graph, node_id gate, node_id up, enum unary_kind kind);
+/* [rot, GRAPH_ROWS] cos and sin of every row's position: rope_table() of room tensor. */
 node_id graph_rope_table(struct graph *graph, int rot, double freq_base, double freq_scale, const float *factors);
 node_id graph_rope(struct graph *graph, node_id x, node_id table, int heads, int head_dim, int rot, bool neox);
 node_id graph_kv_store(struct graph *graph, node_id k, node_id v, int layer);
@@ -94,26 +112,38 @@ node_id graph_kv_store(struct graph *graph, node_id k, node_id v, int layer);
 node_id graph_attention(struct graph *graph, node_id q, node_id stored, const struct graph_params *params);
 
 /* Marks a node whose values must survive the run; read with graph_data. */
-void graph_output(struct graph *graph, node_id node, const char *name);
+void graph_output(struct graph *graph, node_id node);
+/* Shape of a node as built: [cols, rows, d2, d3], symbolic counts included. */
+const int64_t *graph_shape(const struct graph *graph, node_id node);
 
-/* Checks shapes, lays out memory for up to max_rows rows (GRAPH_ROWS) and
- * max_gathered rows after OP_GATHER, and allocates it with per-thread scratch. */
+/* Bytes that graph_plan would allocate; a pure function of its arguments.
+ * Reports a builder's failure, and SHU_E_RANGE for sizes beyond the address space. */
+int graph_plan_bytes(const struct graph *graph, int64_t max_rows, int64_t max_gathered, int threads, size_t *out,
+                     struct shu_error *err);
+/* Cuts the graph into waves, lays out memory for up to max_rows rows (GRAPH_ROWS)
+ * and max_gathered rows after OP_GATHER, and allocates it with scratch for
+ * `threads` threads. Once per graph. */
 int graph_plan(struct graph *graph, int64_t max_rows, int64_t max_gathered, int threads, struct shu_error *err);
-size_t graph_memory_bytes(const struct graph *graph);
+size_t graph_memory_bytes(const struct graph *graph); /* 0 before graph_plan */
 
 /* One execution. Inputs are written through graph_data before the run; outputs
- * are read through it after. rows and gathered bind the two symbolic counts. */
+ * are read through it after. rows and gathered bind the two symbolic counts
+ * (gathered may be 0: nothing needs logits). */
 struct graph_step {
     int64_t rows, gathered;
     const struct kv_step *kv; /* NULL for graphs without attention or rope */
 };
+/* SHU_E_USAGE: not planned, counts beyond the plan, more pool threads than planned,
+ * a KV step of another geometry, an id or index out of range. Nothing ran then. */
 int graph_run(struct graph *graph, struct pool *pool, const struct graph_step *step, struct shu_error *err);
+/* [rows, cols] of an input or output, row-major; NULL before graph_plan. Inputs keep
+ * their values over runs. */
 void *graph_data(struct graph *graph, node_id node);
 
-/* Per-op time of the runs since the last reset (for `bench speed -v`): fills
- * ns[OP_KINDS]. Collected only while graph_profile(graph, true). */
+/* Time per op, summed over threads, of the runs since graph_profile (for `bench
+ * speed -v`). Collected only while on; switching on clears. */
 void graph_profile(struct graph *graph, bool on);
-void graph_profile_read(struct graph *graph, uint64_t ns[OP_KINDS]);
+void graph_profile_read(const struct graph *graph, uint64_t ns[OP_KINDS]);
 const char *graph_op_name(enum graph_op_kind kind);
 
 #endif
