@@ -256,7 +256,7 @@ static int parse_tensor(struct model *model, struct reader *reader, uint64_t *of
 static int place_tensor(struct model_tensor *tensor, uint64_t offset, size_t alignment, const struct reader *data,
                         struct shu_error *err) {
     char shown[80];
-    size_t bytes, room = (size_t)(data->end - data->at);
+    size_t bytes = 0, room = (size_t)(data->end - data->at);
     name_show(tensor->name, strlen(tensor->name), shown, sizeof shown);
     int rc = tensor_size(&tensor->view, shown, &bytes, err);
     if (rc) return rc;
@@ -287,7 +287,7 @@ static int parse_tensors(struct model *model, struct reader *reader, uint64_t co
     if (count > (uint64_t)(reader->end - reader->at) / TENSOR_BYTES_MIN || count > GGUF_TENSORS_MAX)
         return SHU_FAIL(err, SHU_E_FORMAT, "%llu tensors do not fit a file of %zu bytes (limit %d); it is damaged",
                         (unsigned long long)count, (size_t)(reader->end - reader->start), GGUF_TENSORS_MAX);
-    size_t alignment;
+    size_t alignment = GGUF_ALIGNMENT_DEFAULT;
     int rc = read_alignment(model, &alignment, err);
     if (rc) return rc;
     uint64_t *offsets = mem_alloc((count + 1) * sizeof *offsets);

@@ -236,6 +236,8 @@ int tiny_write(const char *path, const struct tiny_spec *spec, struct shu_error 
     struct tiny_sink sink = {.dtype = spec->dtype, .err = err};
     bool found = false;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) found |= strcmp(known[i], spec->arch) == 0;
+    if (!dtype_table[spec->dtype].from_f32)
+        return SHU_FAIL(err, SHU_E_USAGE, "%s is only read, not written", dtype_table[spec->dtype].name);
     if (!found) return SHU_FAIL(err, SHU_E_USAGE, "no tiny model of architecture \"%s\"", spec->arch);
     rng_seed(&sink.rng, spec->seed);
     int rc = gguf_writer_open(path, &sink.writer, err);
