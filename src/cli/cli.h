@@ -25,8 +25,9 @@ struct verb {
 };
 extern const struct verb *const verb_table[]; /* NULL-terminated */
 
-/* Text in the user's language. */
-static inline const char *cli_text(const struct cli *cli, const char *english, const char *chinese) {
+/* Text in the user's language. Both may be printf formats, and are checked as such. */
+__attribute__((format_arg(2), format_arg(3))) static inline const char *
+cli_text(const struct cli *cli, const char *english, const char *chinese) {
     return cli->chinese ? chinese : english;
 }
 
