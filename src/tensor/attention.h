@@ -22,9 +22,9 @@
 /* Working memory of one thread; all parts f32. */
 struct attention_scratch {
     _Alignas(64) float q[QUERY_BLOCK][QUERY_STRIDE];
-    _Alignas(64) float out[QUERY_BLOCK][QUERY_STRIDE]; /* weighted sums of values so far */
-    _Alignas(64) float p[QUERY_BLOCK][KV_PAGE];        /* scores, then weights, of one page */
-    _Alignas(64) float tile[KV_TILE * HEAD_DIM_MAX];   /* 16 positions of K or V as f32 */
+    _Alignas(64) float out[QUERY_BLOCK][QUERY_STRIDE];    /* weighted sums of values so far */
+    _Alignas(64) float p[QUERY_BLOCK][KV_PAGE];           /* scores, then weights, of one page */
+    _Alignas(64) float tile[KV_TILE * HEAD_DIM_MAX + 16]; /* 16 positions of K or V as f32; spare for whole registers */
 };
 
 /* Where one head of one page keeps its parts. */

@@ -61,13 +61,14 @@ static void tables_build(void) {
     table_build(ISA_SCALAR, "scalar", &matmul_scalar, &ops_scalar, &attention_scalar);
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if (cpu_has_avx2()) table_build(ISA_AVX2, "avx2", &matmul_avx2, &ops_scalar, &attention_scalar);
+    if (cpu_has_avx2()) table_build(ISA_AVX2, "avx2", &matmul_avx2, &ops_avx2, &attention_avx2);
     if (cpu_has_avx512()) {
-        table_build(ISA_AVX512, "avx512", &matmul_avx512, &ops_scalar, &attention_scalar);
+        table_build(ISA_AVX512, "avx512", &matmul_avx512, &ops_avx512, &attention_avx512);
         return;
     }
 #ifdef SHU_EMULATE_AVX512
-    if (cpu_has_avx2()) table_build(ISA_AVX512, "avx512", &matmul_avx512_emulated, &ops_scalar, &attention_scalar);
+    if (cpu_has_avx2())
+        table_build(ISA_AVX512, "avx512", &matmul_avx512_emulated, &ops_avx512_emulated, &attention_avx512_emulated);
 #endif
 #endif
 }

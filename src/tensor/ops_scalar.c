@@ -36,8 +36,8 @@ static float apply(enum unary_kind kind, float x) {
     switch (kind) {
     case UNARY_SILU:
         return x / (1.0f + expf(-x));
-    case UNARY_GELU_TANH: /* Hendrycks & Gimpel 2016 */
-        return 0.5f * x * (1.0f + tanhf(0.79788456080286535588f * (x + 0.044715f * x * x * x)));
+    case UNARY_GELU_TANH: /* Hendrycks & Gimpel 2016; 0.5 (1 + tanh u) = 1 / (1 + e^-2u) */
+        return x / (1.0f + expf(-2.0f * 0.79788456080286535588f * (x + 0.044715f * x * x * x)));
     case UNARY_GELU_ERF:
         return 0.5f * x * (1.0f + erff(x * 0.70710678118654752440f));
     case UNARY_RELU:

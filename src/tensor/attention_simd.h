@@ -1,0 +1,323 @@
+/* Attention over the vocabulary of simd_*.h; included once by attention_avx2.c
+ * and once by attention_avx512.c, which set MICRO_QUERIES and MICRO_VECTORS.
+ *
+ * Queries (rows x heads of one KV head) go in blocks of QUERY_BLOCK. Per page,
+ * 16 positions of K at a time become f32 once and serve all queries of the
+ * block; likewise V. Both products are the same register kernel, a sequence of
+ * rank-one updates: scores[q][16 positions] over dimensions, and
+ * out[q][dimensions] over positions. Every output element is one chain of
+ * multiply-adds in ascending order, so how queries are blocked cannot show. */
+#include "tensor/attention.h"
+#include "tensor/math_simd.h"
+#include "tensor/ops.h"
+
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+#define TILE_VECTORS (KV_TILE / SIMD_LANES)
+
+/* ---------------------------------------------------------- register kernel */
+
+/* The accumulators stay in registers only if these short loops vanish; gcc -O2 needs to be told. */
+#ifdef __clang__
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+/* c[q][v] (+)= sum over k < depth of a[q * a_stride + k] * b[k * b_stride + v], q < queries, v < vectors * lanes. */
+SIMD_INLINE void micro(int queries, int vectors, bool add_to, const float *a, int64_t a_stride, const float *b,
+                       int64_t b_stride, int64_t depth, float *c, int64_t c_stride) {
+    vec acc[MICRO_QUERIES][MICRO_VECTORS];
+    UNROLL
+    for (int q = 0; q < queries; q++) UNROLL
+    for (int v = 0; v < vectors; v++) acc[q][v] = add_to ? v_load(c + q * c_stride + v * SIMD_LANES) : v_set1(0.0f);
+    for (int64_t k = 0; k < depth; k++, b += b_stride) {
+        vec row[MICRO_VECTORS];
+        UNROLL
+        for (int v = 0; v < vectors; v++) row[v] = v_load(b + v * SIMD_LANES);
+        UNROLL
+        for (int q = 0; q < queries; q++) {
+            vec factor = v_set1(a[q * a_stride + k]);
+            UNROLL
+            for (int v = 0; v < vectors; v++) acc[q][v] = v_fma(factor, row[v], acc[q][v]);
+        }
+    }
+    UNROLL
+    for (int q = 0; q < queries; q++) UNROLL
+    for (int v = 0; v < vectors; v++) v_store(c + q * c_stride + v * SIMD_LANES, acc[q][v]);
+}
+
+/* One compiled kernel per number of queries. */
+#define MICRO_CASE(n, ...)                                                                                             \
+    case n:                                                                                                            \
+        micro(n, __VA_ARGS__);                                                                                         \
+        break;
+
+/* scores of 16 positions: p[q][0…15] = q · K tile */
+static void score_tile(int queries, const float *q, const float *tile, int dim, float *p) {
+    for (int v = 0; v < TILE_VECTORS;
+         v += MICRO_VECTORS, tile += MICRO_VECTORS * SIMD_LANES, p += MICRO_VECTORS * SIMD_LANES) {
+        switch (queries) { MICRO_EACH(MICRO_VECTORS, false, q, QUERY_STRIDE, tile, KV_TILE, dim, p, KV_PAGE) }
+    }
+}
+
+/* out[q] += p[q][first…last) * V tile rows, dimensions rounded up to whole registers (the tail falls
+ * into padding of out and reads at most 15 floats past a tile row). */
+static void value_tile(int queries, const float *p, const float *tile, int dim, int depth, float *out) {
+    for (int d = 0; d < dim; d += MICRO_VECTORS * SIMD_LANES) {
+        switch (queries) { MICRO_EACH(MICRO_VECTORS, true, p, KV_PAGE, tile + d, dim, depth, out + d, QUERY_STRIDE) }
+    }
+}
+
+/* ---------------------------------------------------------------- one block */
+
+struct query {
+    int32_t start, position; /* visible: [start, position] */
+    int first, last;         /* of these, positions in the current page */
+    float max, sum;          /* online softmax */
+};
+
+struct block {
+    const struct attention_args *args;
+    struct attention_scratch *scratch;
+    int count;
+    struct query query[QUERY_BLOCK];
+};
+
+/* 16 positions as f32. The same stretch of the next page is fetched meanwhile: pages are scattered,
+ * which the hardware prefetcher cannot foresee. */
+SIMD_INLINE void tile_load(enum kv_type type, const uint8_t *from, const uint8_t *next, int count, float *tile) {
+    size_t element = type == KV_F16 ? 2 : 1;
+    for (size_t byte = 0; byte < (size_t)count * element; byte += 64) __builtin_prefetch(next + byte);
+    if (type == KV_F16) {
+        for (int i = 0; i < count; i += SIMD_LANES)
+            v_store(tile + i, v_load_f16((const uint16_t *)(const void *)from + i));
+    } else {
+        for (int i = 0; i < count; i += SIMD_LANES) v_store(tile + i, v_load_i8((const int8_t *)from + i));
+    }
+}
+
+/* Queries [from, to) in even groups of at most MICRO_QUERIES: returns the size of the next group. */
+SIMD_INLINE int group_size(int from, int to) {
+    int left = to - from, groups = (left + MICRO_QUERIES - 1) / MICRO_QUERIES;
+    return (left + groups - 1) / groups;
+}
+
+static void page_scores(struct block *block, const struct kv_head *page, const struct kv_head *next, int from, int to) {
+    const struct kv_step *step = block->args->step;
+    struct attention_scratch *s = block->scratch;
+    int tile_elements = KV_TILE * step->head_dim;
+    size_t tile_bytes = (size_t)tile_elements * (step->type == KV_F16 ? 2 : 1);
+    int first = block->query[from].first, last = block->query[from].last;
+    for (int q = from + 1; q < to; q++) {
+        first = block->query[q].first < first ? block->query[q].first : first;
+        last = block->query[q].last > last ? block->query[q].last : last;
+    }
+    for (int tile = first / KV_TILE; tile * KV_TILE < last; tile++) {
+        size_t offset = (size_t)tile * tile_bytes;
+        tile_load(step->type, page->k + offset, next->k + offset, tile_elements, s->tile);
+        for (int q = from; q < to;) {
+            int n = group_size(q, to);
+            score_tile(n, s->q[q], s->tile, step->head_dim, s->p[q] + tile * KV_TILE);
+            q += n;
+        }
+    }
+}
+
+/* Scores of one query in one page to weights; brings max, sum and out up to date. */
+static void query_weights(const struct attention_args *args, const struct kv_head *page, struct query *query, float *p,
+                          float *out) {
+    vec by = v_set1(args->scale), cap = v_set1(args->softcap), top = v_set1(query->max), sum = v_set1(0.0f);
+    int begin = query->first / SIMD_LANES * SIMD_LANES;
+    for (int i = begin; i < query->last; i += SIMD_LANES) {
+        int low = query->first > i ? query->first - i : 0;
+        int high = query->last - i < SIMD_LANES ? query->last - i : SIMD_LANES;
+        vec a = v_load(p + i);
+        if (page->k_scale) a = v_mul(a, v_load(page->k_scale + i));
+        a = v_mul(a, by);
+        if (args->softcap > 0) a = v_mul(cap, v_tanh(v_div(a, cap)));
+        a = v_select_range(low, high, a, v_set1(-INFINITY));
+        top = v_max(a, top); /* a NaN is dropped here and enters through its weight */
+        v_store(p + i, a);
+    }
+    float max = v_max_lane(top);
+    vec shift = v_set1(max);
+    for (int i = begin; i < query->last; i += SIMD_LANES) {
+        vec weight = v_exp(v_sub(v_load(p + i), shift));
+        sum = v_add(sum, weight); /* hidden lanes: e^-inf = 0 */
+        if (page->v_scale) weight = v_mul(weight, v_load(page->v_scale + i));
+        v_store(p + i, weight);
+    }
+    float decay = v_max_lane(v_exp(v_set1(query->max - max)));
+    query->sum = query->sum * decay + v_sum(sum);
+    query->max = max;
+    if (decay != 1.0f)
+        for (int d = 0; d < args->step->head_dim; d += SIMD_LANES)
+            v_store(out + d, v_mul(v_load(out + d), v_set1(decay)));
+}
+
+/* Values of positions [base, base + 16) for queries [from, from + n): the stretch that all of them see
+ * together, what each sees before and after it on its own. Positions stay ascending for each query. */
+static void group_values(struct block *block, int base, int from, int n) {
+    struct attention_scratch *s = block->scratch;
+    int dim = block->args->step->head_dim, low = 0, high = KV_TILE, first[MICRO_QUERIES], last[MICRO_QUERIES];
+    for (int i = 0; i < n; i++) {
+        const struct query *query = &block->query[from + i];
+        first[i] = query->first > base ? query->first - base : 0;
+        last[i] = query->last - base < KV_TILE ? query->last - base : KV_TILE;
+        low = first[i] > low ? first[i] : low;
+        high = last[i] < high ? last[i] : high;
+    }
+    if (low >= high) low = high = KV_TILE; /* nothing in common: all of it alone */
+    for (int i = 0; i < n; i++) {
+        int end = last[i] < low ? last[i] : low;
+        if (first[i] < end)
+            value_tile(1, s->p[from + i] + base + first[i], s->tile + first[i] * dim, dim, end - first[i],
+                       s->out[from + i]);
+    }
+    if (low < high) value_tile(n, s->p[from] + base + low, s->tile + low * dim, dim, high - low, s->out[from]);
+    for (int i = 0; i < n; i++) {
+        if (high < last[i])
+            value_tile(1, s->p[from + i] + base + high, s->tile + high * dim, dim, last[i] - high, s->out[from + i]);
+    }
+}
+
+static void page_values(struct block *block, const struct kv_head *page, const struct kv_head *next, int from, int to) {
+    const struct kv_step *step = block->args->step;
+    int tile_elements = KV_TILE * step->head_dim;
+    size_t tile_bytes = (size_t)tile_elements * (step->type == KV_F16 ? 2 : 1);
+    int first = KV_PAGE, last = 0;
+    for (int q = from; q < to; q++) {
+        first = block->query[q].first < first ? block->query[q].first : first;
+        last = block->query[q].last > last ? block->query[q].last : last;
+    }
+    for (int tile = first / KV_TILE; tile * KV_TILE < last; tile++) {
+        size_t offset = (size_t)tile * tile_bytes;
+        tile_load(step->type, page->v + offset, next->v + offset, tile_elements, block->scratch->tile);
+        for (int q = from; q < to;) {
+            int n = group_size(q, to);
+            group_values(block, tile * KV_TILE, q, n);
+            q += n;
+        }
+    }
+}
+
+/* Positions of a page that a query sees; false if none. */
+SIMD_INLINE bool query_clip(struct query *query, int32_t base) {
+    if (query->position < base || query->start >= base + KV_PAGE) return false;
+    query->first = query->start > base ? query->start - base : 0;
+    query->last = query->position - base < KV_PAGE ? query->position - base + 1 : KV_PAGE;
+    return true;
+}
+
+static void block_page(struct block *block, const struct kv_head *page, const struct kv_head *next, int32_t base) {
+    struct attention_scratch *s = block->scratch;
+    int from = 0, to = block->count; /* queries ascend, so those that see the page are consecutive */
+    while (from < to && !query_clip(&block->query[from], base)) from++;
+    while (to > from && !query_clip(&block->query[to - 1], base)) to--;
+    for (int q = from; q < to; q++) query_clip(&block->query[q], base);
+    if (from == to) return;
+    page_scores(block, page, next, from, to);
+    for (int q = from; q < to; q++) query_weights(block->args, page, &block->query[q], s->p[q], s->out[q]);
+    page_values(block, page, next, from, to);
+}
+
+/* ------------------------------------------------------------------- driver */
+
+static void block_begin(struct block *block, int64_t row0, int head0, int heads, int64_t from) {
+    const struct attention_args *args = block->args;
+    struct attention_scratch *s = block->scratch;
+    int dim = args->step->head_dim;
+    for (int n = 0; n < block->count; n++) {
+        int64_t row = row0 + (from + n) / heads;
+        int head = head0 + (int)((from + n) % heads);
+        int32_t position = args->step->row[row].position;
+        block->query[n] = (struct query){window_start(args, position), position, 0, 0, -FLT_MAX, 0.0f};
+        memcpy(s->q[n], args->q + row * args->q_stride + (int64_t)head * dim, (size_t)dim * sizeof(float));
+        memset(s->out[n], 0, sizeof s->out[n]);
+    }
+}
+
+static void block_end(const struct block *block, int64_t row0, int head0, int heads, int64_t from) {
+    const struct attention_args *args = block->args;
+    int dim = args->step->head_dim;
+    for (int n = 0; n < block->count; n++) {
+        int64_t row = row0 + (from + n) / heads;
+        int head = head0 + (int)((from + n) % heads);
+        float *out = args->out + row * args->out_stride + (int64_t)head * dim;
+        vec inverse = v_set1(1.0f / block->query[n].sum);
+        const float *sum = block->scratch->out[n];
+        int d = 0;
+        for (; d + SIMD_LANES <= dim; d += SIMD_LANES) v_store(out + d, v_mul(v_load(sum + d), inverse));
+        if (d < dim) v_store_part(out + d, dim - d, v_mul(v_load(sum + d), inverse));
+    }
+}
+
+static void attention(const struct attention_args *args, int64_t row0, int64_t row1, int head0, int head1,
+                      void *scratch) {
+    const struct kv_step *step = args->step;
+    int heads = head1 - head0, kv_head = head0 / (args->heads / step->kv_heads);
+    int sequence = step->row[row0].sequence;
+    struct block block = {.args = args, .scratch = scratch};
+    int64_t total = (row1 - row0) * heads;
+    for (int64_t from = 0; from < total; from += QUERY_BLOCK) {
+        block.count = total - from < QUERY_BLOCK ? (int)(total - from) : QUERY_BLOCK;
+        block_begin(&block, row0, head0, heads, from);
+        int32_t page = block.query[0].start / KV_PAGE, last = block.query[block.count - 1].position / KV_PAGE;
+        struct kv_head at = kv_head_at(step, args->layer, sequence, page, kv_head);
+        for (; page <= last; page++) {
+            struct kv_head next = at;
+            if (page < last) next = kv_head_at(step, args->layer, sequence, page + 1, kv_head);
+            block_page(&block, &at, &next, page * KV_PAGE);
+            at = next;
+        }
+        block_end(&block, row0, head0, heads, from);
+    }
+}
+
+/* -------------------------------------------------------------------- store */
+
+/* v_round(x / scale) of one vector as int8; the scale is NaN if x is not finite. */
+static float q8_vector(const float *x, int dim, int8_t *q) {
+    vec max = v_set1(0.0f), poison = v_set1(0.0f);
+    float whole[HEAD_DIM_MAX];
+    for (int d = 0; d < dim; d += SIMD_LANES) {
+        vec a = dim - d < SIMD_LANES ? v_load_part(x + d, dim - d) : v_load(x + d);
+        max = v_max(v_abs(a), max);
+        poison = v_fma(a, v_set1(0.0f), poison); /* NaN if any element is not finite */
+    }
+    float scale = v_max_lane(max) / 127.0f + v_sum(poison);
+    vec divisor = v_set1(scale);
+    for (int d = 0; d < dim; d += SIMD_LANES) {
+        vec a = dim - d < SIMD_LANES ? v_load_part(x + d, dim - d) : v_load(x + d);
+        v_store(whole + d, v_round(v_div(a, divisor)));
+    }
+    for (int d = 0; d < dim; d++) q[d] = scale > 0 ? (int8_t)whole[d] : 0;
+    return scale;
+}
+
+static void f16_vector(const float *x, int dim, uint16_t *half) {
+    int d = 0;
+    for (; d + 8 <= dim; d += 8) f16_store8(half + d, x + d);
+    for (; d < dim; d++) half[d] = f32_to_f16(x[d]);
+}
+
+static void kv_store(const struct kv_step *step, int layer, int64_t row, const float *k, const float *v) {
+    int position = step->row[row].position, dim = step->head_dim, at = position % KV_PAGE;
+    for (int head = 0; head < step->kv_heads; head++, k += dim, v += dim) {
+        struct kv_head page = kv_head_at(step, layer, step->row[row].sequence, position / KV_PAGE, head);
+        if (step->type == KV_F16) {
+            uint16_t half[HEAD_DIM_MAX], *k_out = (uint16_t *)(void *)page.k;
+            f16_vector(k, dim, half);
+            for (int d = 0; d < dim; d++) k_out[kv_k_index(dim, d, at)] = half[d];
+            f16_vector(v, dim, (uint16_t *)(void *)page.v + at * dim);
+        } else {
+            int8_t q[HEAD_DIM_MAX];
+            page.k_scale[at] = q8_vector(k, dim, q);
+            for (int d = 0; d < dim; d++) page.k[kv_k_index(dim, d, at)] = (uint8_t)q[d];
+            page.v_scale[at] = q8_vector(v, dim, (int8_t *)page.v + at * dim);
+        }
+    }
+}
