@@ -1,0 +1,225 @@
+"""The program as a user and a script meet it: exit codes, one-line errors, JSON, no half files.
+
+Needs SHU (the program) and TINY_MODEL (writes a random little model) in the environment. Standard library only.
+"""
+import json
+import os
+import pathlib
+import resource
+import signal
+import subprocess
+import tempfile
+import unittest
+
+SHU, TINY = os.environ["SHU"], os.environ["TINY_MODEL"]
+
+
+def shu(*args, text="", env=None, **options):
+    return subprocess.run([SHU, *map(str, args)], input=text.encode() if isinstance(text, str) else text,
+                          capture_output=True, timeout=120, env={**os.environ, "LANG": "C.UTF-8", **(env or {})}, **options)
+
+
+def small_files():
+    """Writing more than 4 KiB to one file fails, as on a full disk."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+
+class Cli(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.hold = tempfile.TemporaryDirectory()
+        cls.dir = pathlib.Path(cls.hold.name)
+        cls.model = cls.dir / "tiny.gguf"
+        subprocess.run([TINY, "qwen2", cls.model], check=True)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.hold.cleanup()
+
+    def fails(self, done, code, *words):
+        self.assertEqual(done.returncode, code, done.stderr.decode())
+        lines = done.stderr.decode().strip().splitlines()
+        self.assertEqual(len(lines), 1, lines)
+        for word in words:
+            self.assertIn(word, lines[0])
+
+    def answers(self, *args, **options):
+        done = shu(*args, **options)
+        self.assertEqual(done.returncode, 0, done.stderr.decode())
+        return done.stdout
+
+    # ---------------------------------------------------------------- help
+
+    def test_every_verb_has_help_with_an_example_in_two_languages(self):
+        overview = self.answers("--help").decode()
+        for verb in ("run", "chat", "model", "tokenize", "logits", "perplexity", "bench", "doctor"):
+            self.assertIn(f"\n  {verb} ", overview)
+            self.assertIn("example: shu ", self.answers(verb, "--help").decode())
+            self.assertIn("例：", self.answers(verb, "--help", "--lang", "zh").decode())
+
+    def test_no_verb_is_a_usage_error(self):
+        self.assertEqual(shu().returncode, 2)
+
+    # -------------------------------------------------------------- wrong use
+
+    def test_wrong_words_exit_2_with_one_line(self):
+        model = self.model
+        self.fails(shu("frobnicate"), 2, "unknown verb", "frobnicate")
+        self.fails(shu("run", model, "-p", "x", "--nope"), 2, "unknown option", "--nope")
+        self.fails(shu("run", model, "-p"), 2, "needs a value")
+        self.fails(shu("run", model, "-p", "x", "-n", "many"), 2, "whole number", "many")
+        self.fails(shu("run", model, "-p", "x", "-n", "99999999999999999999"), 2, "whole number")
+        self.fails(shu("run", model, "-p", "x", "--temp", "nan"), 2, "a number")
+        self.fails(shu("run", model), 2, "-p TEXT")
+        self.fails(shu("run"), 2, "expected a model")
+        self.fails(shu("run", model, "other", "-p", "x"), 2, "one more")
+        self.fails(shu("--lang", "fr", "doctor"), 2, "zh or en")
+        self.fails(shu("run", model, "-p", "x", "--kv", "q3"), 2, "f16 or q8")
+        self.fails(shu("bench", "sped"), 2, "bench speed")
+        self.fails(shu("model", "frob"), 2, "pull|list|info|quantize")
+        self.fails(shu("run", model, "-p", "x", env={"SHU_ISA": "mmx"}), 2, "mmx")
+
+    def test_errors_as_json(self):
+        done = shu("run", self.dir / "none.gguf", "-p", "x", "--json")
+        self.assertEqual(done.returncode, 1)
+        error = json.loads(done.stdout)["error"]
+        self.assertEqual(set(error), {"code", "message", "where"})
+        self.assertIn("none.gguf", error["message"])
+
+    # -------------------------------------------------------------- bad input
+
+    def test_missing_and_foreign_files_exit_1_with_one_line(self):
+        text = self.dir / "notes.txt"
+        text.write_text("not a model, " * 50)
+        empty = self.dir / "empty.gguf"
+        empty.touch()
+        cut = self.dir / "cut.gguf"
+        cut.write_bytes(self.model.read_bytes()[:5000])
+        for verb in (["run", "-p", "x"], ["tokenize"], ["model", "info"], ["perplexity", "--file", text]):
+            head = verb[:2] if verb[0] == "model" else verb[:1]
+            rest = verb[len(head):]
+            for path in (self.dir / "none.gguf", text, empty, cut, self.dir):
+                self.fails(shu(*head, path, *rest), 1)
+        self.fails(shu("run", "no-such-name", "-p", "x"), 1, "no-such-name")
+        self.fails(shu("model", "pull", "no-such-name"), 1, "no-such-name")
+        self.fails(shu("run", self.model, "-f", self.dir / "none.txt"), 1, "none.txt")
+        self.fails(shu("run", self.model, "-p", "x", "--schema", text), 1, "notes.txt")
+
+    def test_prompt_longer_than_the_context(self):
+        self.fails(shu("run", self.model, "-p", "word " * 4000, "--ctx", 64), 1, "64")
+        self.fails(shu("run", self.model, "-p", "x", "--ctx", 1 << 20), 1, "512")
+
+    def test_prompt_that_is_not_utf8(self):
+        self.fails(shu("run", self.model, "-f", "-", text=b"\xff\xfe"), 1, "UTF-8")
+
+    def test_closed_pipe_and_full_disk_on_stdout(self):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run([SHU, "tokenize", self.model], input=b"word " * 9999, stdout=full, stderr=subprocess.PIPE)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(b"standard output", done.stderr)
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run([SHU, "tokenize", self.model], input=b"word " * 9999, stdout=write, stderr=subprocess.PIPE)
+        os.close(write)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(b"standard output", done.stderr)
+
+    def test_full_disk_leaves_no_half_file(self):
+        out = self.dir / "out"
+        out.mkdir()
+        text = self.dir / "text.txt"
+        text.write_text("some words to score. " * 20)
+        self.fails(shu("logits", self.model, "--file", text, "--out", out / "l.f32", "-q", preexec_fn=small_files), 1)
+        self.fails(shu("model", "quantize", self.model, out / "q.gguf", "Q8_0", "-q", preexec_fn=small_files), 1)
+        config, cache = self.dir / "config", self.dir / "cache"
+        (config / "shu").mkdir(parents=True)
+        (config / "shu/models.yaml").write_text(
+            f"models:\n  here:\n    title: Here\n    licence: MIT\n    kind: path\n    path: {self.model}\n")
+        env = {"XDG_CONFIG_HOME": str(config), "XDG_CACHE_HOME": str(cache)}
+        self.fails(shu("model", "pull", "here", "-q", env=env, preexec_fn=small_files), 1)
+        self.assertEqual([p for p in out.iterdir()], [])
+        self.assertEqual([p for p in cache.rglob("*.gguf*")], [])
+        self.answers("model", "pull", "here", "-q", env=env)
+        self.answers("run", "here", "-p", "x", "-n", 2, env=env)
+
+    def test_broken_user_registry(self):
+        config = self.dir / "config-broken"
+        (config / "shu").mkdir(parents=True)
+        (config / "shu/models.yaml").write_text("models:\n  a: [1, 2\n")
+        self.fails(shu("model", "list", env={"XDG_CONFIG_HOME": str(config)}), 1, "models.yaml:")
+
+    # ------------------------------------------------------------- right use
+
+    def test_run_is_repeatable_and_streams_the_same_text_as_json(self):
+        args = ("run", self.model, "-p", "hello", "-n", 24, "--temp", 0, "--ignore-end")
+        plain = self.answers(*args)
+        self.assertEqual(plain, self.answers(*args))
+        result = json.loads(self.answers(*args, "--json"))
+        self.assertEqual(result["answer"] + "\n", plain.decode())
+        self.assertEqual(result["tokens"]["completion"], 24)
+        self.assertEqual(result["finish_reason"], "length")
+        seeded = ("run", self.model, "-p", "hello", "-n", 24, "--temp", 1, "--seed")
+        self.assertEqual(self.answers(*seeded, 7), self.answers(*seeded, 7))
+        self.assertNotEqual(self.answers(*seeded, 7), self.answers(*seeded, 8))
+
+    def test_threads_and_speculation_change_nothing(self):
+        args = ("run", self.model, "-p", "a b a b a b a b", "-n", 40, "--temp", 0, "--ignore-end")
+        expected = self.answers(*args, "--speculate", 0, "--threads", 1)
+        for extra in (["--threads", 2], ["--speculate", 8], ["--speculate", 3, "--threads", 3]):
+            self.assertEqual(expected, self.answers(*args, *extra))
+
+    def test_schema_makes_valid_json(self):
+        schema = self.dir / "s.json"
+        schema.write_text(json.dumps({"type": "object", "properties": {"name": {"type": "string", "maxLength": 8},
+                                      "n": {"type": "integer", "minimum": 1, "maximum": 99}}, "required": ["name", "n"],
+                                      "additionalProperties": False}))
+        for seed in range(5):
+            out = json.loads(self.answers("run", self.model, "-p", "x", "--schema", schema, "--seed", seed, "--temp", 1))
+            self.assertTrue(1 <= out["n"] <= 99 and len(out["name"]) <= 8, out)
+
+    def test_tokenize_round_trip_counts(self):
+        ids = self.answers("tokenize", self.model, "--ids", text="hello 世界\n").decode().split()
+        out = json.loads(self.answers("tokenize", self.model, "--json", text="hello 世界\n"))
+        self.assertEqual([int(i) for i in ids], out["ids"])
+        self.assertEqual(out["bytes"], len("hello 世界\n".encode()))
+        self.assertEqual(self.answers("tokenize", self.model, "--ids"), b"")
+
+    def test_logits_shape_and_perplexity_agree(self):
+        text, out = self.dir / "t.txt", self.dir / "t.f32"
+        text.write_text("the quick brown fox. " * 30)
+        shape = json.loads(self.answers("logits", self.model, "--file", text, "--out", out, "--ctx", 64, "--json", "-q"))
+        self.assertEqual(out.stat().st_size, shape["tokens"] * shape["vocab"] * 4)
+        result = json.loads(self.answers("perplexity", self.model, "--file", text, "--ctx", 64, "--json", "-q"))
+        self.assertGreater(result["perplexity"], 1)
+        self.assertEqual(result["tokens"] % 31, 0)
+
+    def test_quantised_file_runs(self):
+        out = self.dir / "q8.gguf"
+        self.answers("model", "quantize", self.model, out, "Q8_0", "-q")
+        self.answers("run", out, "-p", "x", "-n", 3)
+        self.fails(shu("model", "quantize", self.model, out, "Q9", "-q"), 2, "Q9")
+
+    def test_chat_without_a_terminal_answers_each_line_and_obeys_commands(self):
+        saved = self.dir / "talk.json"
+        talk = f"/system be brief\nhello\n/save {saved}\n/nonsense\n/reset\n/quit\nnever read\n"
+        done = shu("chat", self.model, "-n", 5, "--temp", 0, text=talk)
+        self.assertEqual(done.returncode, 0, done.stderr.decode())
+        self.assertIn(b"unknown command", done.stderr)
+        self.assertEqual([m["role"] for m in json.loads(saved.read_text())], ["system", "user", "assistant"])
+
+    def test_bench_speed_has_the_agreed_keys(self):
+        out = json.loads(self.answers("bench", "speed", "-m", self.model, "--prefill", 16, "--decode", 4, "--json"))
+        for key in ("prefill_tok_per_s", "decode_tok_per_s", "load_s", "rss_bytes", "read_gb_per_s", "bound_tok_per_s"):
+            self.assertGreater(out[key], 0, key)
+
+    def test_doctor_reports(self):
+        done = shu("doctor", "--json", env={"XDG_CACHE_HOME": str(self.dir / "doctor")})
+        self.assertEqual(done.returncode, 0, done.stdout)
+        self.assertTrue(json.loads(done.stdout)["ok"])
+        done = shu("doctor", env={"XDG_CACHE_HOME": "/proc/none"})
+        self.assertEqual(done.returncode, 1)
+
+
+if __name__ == "__main__":
+    unittest.main()
