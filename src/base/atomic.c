@@ -7,6 +7,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+static bool injected(void) {
+    if (!fault_fires(FAULT_WRITE)) return false;
+    errno = EIO;
+    return true;
+}
+
 static void atomic_forget(struct atomic_file *file) {
     mem_free(file->path);
     mem_free(file->temp);
@@ -30,10 +36,7 @@ static int open_temp(struct atomic_file *file, struct shu_error *err) {
         status = buf_printf(&name, "%s.tmp.%ld", file->path, (long)getpid());
         if (!status && attempt) status = buf_printf(&name, ".%d", attempt);
         if (status) break;
-        errno = EIO;
-        if (!fault_fires(FAULT_WRITE)) {
-            file->fd = open(name.data, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-        }
+        if (!injected()) file->fd = open(name.data, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
         if (file->fd >= 0 || errno != EEXIST) break;
     }
     if (status) {
@@ -58,8 +61,7 @@ int atomic_open(const char *path, struct atomic_file *out, struct shu_error *err
 int atomic_write(struct atomic_file *file, const void *bytes, size_t count, struct shu_error *err) {
     const uint8_t *at = bytes;
     while (count > 0) {
-        errno = EIO;
-        ssize_t put = fault_fires(FAULT_WRITE) ? -1 : write(file->fd, at, count);
+        ssize_t put = injected() ? -1 : write(file->fd, at, count);
         if (put < 0 && errno == EINTR && !interrupt_pending()) continue;
         if (put < 0 && errno == EINTR) return SHU_FAIL(err, SHU_E_CANCELLED, "%s: writing was interrupted", file->path);
         if (put < 0) {
@@ -75,38 +77,32 @@ int atomic_write(struct atomic_file *file, const void *bytes, size_t count, stru
 }
 
 /* The rename itself must reach the disk. Some file systems refuse fsync on folders (EINVAL): nothing is lost there. */
-static int sync_folder(const char *path) {
-    const char *slash = strrchr(path, '/');
-    char *folder = slash ? mem_strndup(path, slash == path ? 1 : (size_t)(slash - path)) : mem_strdup(".");
-    if (!folder) return errno = ENOMEM, -1;
+static int sync_folder(char *path) {
+    char *slash = strrchr(path, '/');
+    if (slash) *slash = '\0'; /* for a moment, the path of its folder */
+    const char *folder = !slash ? "." : slash == path ? "/" : path;
     int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    mem_free(folder);
+    if (slash) *slash = '/';
     if (fd < 0) return errno == EACCES ? 0 : -1; /* writable but unreadable folders exist */
     int result = fsync(fd) && errno != EINVAL ? -1 : 0;
     close(fd);
     return result;
 }
 
-static bool failing(int result) {
-    if (!fault_fires(FAULT_WRITE)) return result != 0;
-    errno = EIO;
-    return true;
-}
-
 int atomic_commit(struct atomic_file *file, struct shu_error *err) {
     const char *step = "flushed";
     int fd = file->fd;
-    bool failed = failing(fsync(fd));
+    bool failed = injected() || fsync(fd);
     file->fd = -1;
     if (close(fd) && !failed) failed = true;
     if (!failed) {
         step = "renamed into place";
-        failed = failing(rename(file->temp, file->path));
+        failed = injected() || rename(file->temp, file->path);
     }
     /* From here on the new file stands; only its survival of a power cut is in doubt. */
     if (!failed) {
         step = "flushed in its folder";
-        failed = failing(sync_folder(file->path));
+        failed = injected() || sync_folder(file->path);
     }
     int status = SHU_OK;
     if (failed) status = SHU_FAIL(err, SHU_E_IO, "%s: cannot be %s: %s", file->path, step, strerror(errno));

@@ -52,11 +52,13 @@ static void make_printable(char *text) {
     }
 }
 
-/* "…/src/room/file.c" -> "room/file.c": the same text wherever the tree was built. */
+/* "…/room/file.c" -> "room/file.c": the same text wherever the tree was built. */
 static const char *short_file(const char *file) {
-    const char *found = NULL;
-    for (const char *at = strstr(file, "src/"); at; at = strstr(at + 1, "src/")) found = at + 4;
-    return found ? found : file;
+    const char *at = file + strlen(file);
+    for (int slashes = 0; at > file; at--) {
+        if (at[-1] == '/' && ++slashes == 2) break;
+    }
+    return at;
 }
 
 int error_raise(struct shu_error *err, int code, const char *file, int line, const char *format, ...) {

@@ -75,32 +75,34 @@ static int read_chunk(int fd, const char *name, char *into, size_t room, size_t 
     }
 }
 
+/* Nothing more may come: one byte beyond the limit is the difference between a file that fits and one that does not. */
+static int expect_end(int fd, const char *name, size_t limit, struct shu_error *err) {
+    char extra;
+    size_t got = 0;
+    int status = read_chunk(fd, name, &extra, 1, &got, err);
+    return status || got == 0 ? status : too_large(name, limit, err);
+}
+
 static int read_all(int fd, const char *name, size_t max_bytes, struct buf *out, struct shu_error *err) {
     struct stat info;
-    size_t room = (size_t)64 << 10, total = 0, got = 0;
+    size_t chunk = (size_t)64 << 10, got = 0;
+    size_t own = (out->max ? out->max : BUF_MAX_DEFAULT) - out->len; /* what the buffer itself still takes */
+    size_t limit = max_bytes < own ? max_bytes : own, room = limit;
     if (fstat(fd, &info) == 0 && S_ISREG(info.st_mode) && info.st_size > 0) {
-        if ((uint64_t)info.st_size > max_bytes) return too_large(name, max_bytes, err);
-        room = (size_t)info.st_size + 1; /* one more, so that the end shows without a second allocation */
+        if ((uint64_t)info.st_size > limit) return too_large(name, limit, err);
+        chunk = (size_t)info.st_size + 1; /* one more, so that the end shows without a second allocation */
     }
-    do {
-        if (room > max_bytes - total + 1 && max_bytes < SIZE_MAX) room = max_bytes - total + 1;
-        int status = buf_reserve(out, room);
-        /* The buffer's own limit may be lower than max_bytes + 1: ask for what still fits before giving up. */
-        if (status == SHU_E_RANGE && room > 1) {
-            room /= 2;
-            got = 1;
-            continue;
-        }
-        if (status == SHU_E_RANGE) return too_large(name, out->len, err);
+    while (room > 0) {
+        size_t want = chunk < room ? chunk : room;
+        int status = buf_reserve(out, want);
         if (status) return SHU_FAIL(err, status, "%s: not enough memory for its content", name);
-        status = read_chunk(fd, name, out->data + out->len, room, &got, err);
-        if (status) return status;
+        status = read_chunk(fd, name, out->data + out->len, want, &got, err);
+        if (status || got == 0) return status;
         out->len += got;
-        total += got;
         out->data[out->len] = '\0';
-        if (total > max_bytes) return too_large(name, max_bytes, err);
-    } while (got > 0);
-    return SHU_OK;
+        room -= got;
+    }
+    return expect_end(fd, name, limit, err);
 }
 
 int file_read(const char *path, size_t max_bytes, struct buf *out, struct shu_error *err) {

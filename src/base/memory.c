@@ -45,6 +45,7 @@ void mem_free(void *pointer) {
 
 #define HUGE_PAGE_BYTES ((size_t)2 << 20)
 #define LARGE_ALIGN     ((size_t)64)
+#define LARGE_HEAP_MAX  ((size_t)1 << 39) /* AddressSanitizer ends the process at 1 TiB instead of returning NULL */
 
 /* Sanitizer builds take every block from the heap, where red zones surround it. */
 #if defined(__SANITIZE_ADDRESS__)
@@ -63,9 +64,8 @@ static bool large_from_heap(size_t bytes) {
 }
 
 static void *large_heap(size_t bytes) {
-    size_t padded = 0;
-    if (size_add(bytes ? bytes : 1, LARGE_ALIGN - 1, &padded)) return NULL;
-    padded &= ~(LARGE_ALIGN - 1);
+    if (bytes > LARGE_HEAP_MAX) return NULL;
+    size_t padded = ((bytes ? bytes : 1) + LARGE_ALIGN - 1) & ~(LARGE_ALIGN - 1);
     void *block = aligned_alloc(LARGE_ALIGN, padded);
     if (block) memset(block, 0, padded);
     return block;
