@@ -85,11 +85,11 @@ size_t tensor_bytes(const struct tensor *tensor); /* sizes were checked at load 
  * the same column group of all lanes. The byte layout of each type is
  * described in tensor/packed.h. The last panel is padded with zero rows. */
 struct packed {
-    enum dtype dtype;  /* of the source; the packed form keeps its bit width */
+    enum dtype dtype; /* of the source; the packed form keeps its bit width */
     int64_t rows, cols;
-    int lanes;         /* 8 (scalar, AVX2) or 16 (AVX-512) */
+    int lanes; /* 8 (scalar, AVX2) or 16 (AVX-512) */
     size_t panel_bytes;
-    uint8_t *data;     /* panels * panel_bytes; 64-byte aligned; owner = whoever set it */
+    uint8_t *data; /* panels * panel_bytes; 64-byte aligned; owner = whoever set it */
 };
 struct kernels;
 /* Pure: fills dtype, rows, cols, lanes, panel_bytes; returns the total bytes to allocate. */
@@ -103,12 +103,24 @@ void packed_row(const struct packed *packed, int64_t row, float *out);
 
 /* ------------------------------------------------------------- activations */
 
-/* One ACT8 row of `cols` columns (padded with zeros to a multiple of 32):
- *   int8  q[padded]            value = scale[b] * q, |q| <= 127
- *   f32   scale[padded / 32]
- *   int16 sum[padded / 16]     sum of q over 16 columns (|sum| <= 2032)
- * in this order, total rounded up to 64 bytes. */
+/* One ACT8 row of `cols` columns is one act8_block per 32 columns (padded with
+ * zeros), then, if their number is even, one unused block: an odd number of
+ * cache lines. Value of column c = scale * q[c]. The sums stand beside the
+ * values so that a product corrects the offset of unsigned weights (q - 8, q -
+ * 16, q - 32) exactly, with one add. part(h, k) = sum of q over the columns c
+ * of half h (c / 16) with (c % 4) / 2 == k; |part| <= 1016. */
 #define ACT8_BLOCK 32
+struct act8_block {
+    int8_t q[32];          /* |q| <= 127 */
+    float scale;           /* max|x| / 127; NaN if any x is NaN or infinite; 0 (and q = 0) if max|x| < 2^-100 */
+    float sum;             /* scale * sum of q */
+    int16_t minus8[2];     /* [k] = -8 * (part(0, k) + part(1, k)) */
+    int16_t minus16[2];    /* [k] = -16 * (part(0, k) + part(1, k)) */
+    int16_t minus32[2][2]; /* [h][k] = -32 * part(h, k) */
+    int16_t half_sum[2];   /* [h] = sum of q over half h */
+    int32_t zero;          /* keeps the block at one cache line */
+};
+_Static_assert(sizeof(struct act8_block) == 64, "one cache line");
 size_t act8_row_bytes(int64_t cols);
 
 /* ---------------------------------------------------------------- KV pages */
@@ -138,19 +150,19 @@ struct kv_step {
     enum kv_type type;
     int kv_heads, head_dim;
     int64_t rows;
-    const struct kv_row *row;        /* [rows] */
-    const int32_t *const *tables;    /* [sequences] -> page numbers by position / KV_PAGE */
-    uint8_t *const *layer_base;      /* [layers] start of the page array of a layer */
-    size_t page_bytes;               /* of one page of one layer: kv_heads * kv_page_head_bytes */
+    const struct kv_row *row;     /* [rows] */
+    const int32_t *const *tables; /* [sequences] -> page numbers by position / KV_PAGE */
+    uint8_t *const *layer_base;   /* [layers] start of the page array of a layer */
+    size_t page_bytes;            /* of one page of one layer: kv_heads * kv_page_head_bytes */
 };
 
 /* Attention of one layer. q is [rows, heads * D], out likewise. */
 struct attention_args {
     const struct kv_step *step;
     int layer, heads;
-    float scale;     /* multiplies q·k */
-    float softcap;   /* 0 = none, else s = cap * tanh(s / cap) */
-    int window;      /* 0 = full causal, else only the last `window` positions, itself included */
+    float scale;   /* multiplies q·k */
+    float softcap; /* 0 = none, else s = cap * tanh(s / cap) */
+    int window;    /* 0 = full causal, else only the last `window` positions, itself included */
     const float *q;
     int64_t q_stride; /* elements between rows */
     float *out;
@@ -166,12 +178,21 @@ struct matmul_args {
     const struct packed *weight;
     const void *x;
     size_t x_row_bytes;
-    const float *bias; /* [rows] or NULL */
-    float *out;        /* [tokens, out_stride] */
+    const float *bias;  /* [rows] or NULL */
+    float *out;         /* [tokens, out_stride] */
     int64_t out_stride; /* elements */
 };
 
-enum unary_kind { UNARY_SILU, UNARY_GELU_TANH, UNARY_GELU_ERF, UNARY_RELU, UNARY_SIGMOID, UNARY_TANH, UNARY_EXP, UNARY_KINDS };
+enum unary_kind {
+    UNARY_SILU,
+    UNARY_GELU_TANH,
+    UNARY_GELU_ERF,
+    UNARY_RELU,
+    UNARY_SIGMOID,
+    UNARY_TANH,
+    UNARY_EXP,
+    UNARY_KINDS
+};
 
 struct kernels {
     const char *isa; /* "scalar", "avx2", "avx512" */
@@ -208,7 +229,8 @@ struct kernels {
     /* Query rows [row0, row1), all of one sequence, query heads [head0, head1), all of one KV head.
      * Each query is reduced over key tiles in ascending absolute position: fixed order.
      * `scratch` is attention_scratch_bytes() of the calling thread's own memory, 64-byte aligned. */
-    void (*attention)(const struct attention_args *args, int64_t row0, int64_t row1, int head0, int head1, void *scratch);
+    void (*attention)(const struct attention_args *args, int64_t row0, int64_t row1, int head0, int head1,
+                      void *scratch);
 };
 
 /* The table for this machine, or for the set named in SHU_ISA. Never NULL; an
