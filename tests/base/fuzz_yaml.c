@@ -9,7 +9,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 const char *__lsan_default_suppressions(void);
 
 /* libfyaml 0.7 itself loses some bytes on malformed single quotes; what we lose is still counted. */
-const char *__lsan_default_suppressions(void) { return "leak:libfyaml"; }
+const char *__lsan_default_suppressions(void) {
+    return "leak:libfyaml";
+}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     json_t *tree = NULL;
