@@ -24,6 +24,10 @@ void graph_free(struct graph *graph) {
     mem_free(graph);
 }
 
+const struct kernels *graph_kernels(const struct graph *graph) {
+    return graph->kernels;
+}
+
 void graph_label(struct graph *graph, const char *format, ...) {
     va_list args;
     va_start(args, format);

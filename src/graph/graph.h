@@ -80,7 +80,8 @@ struct graph;
  * graph_plan, so that network code needs no check per line. Weights, tables and
  * constants are borrowed and must outlive the graph. Names are copied. */
 int graph_new(const struct kernels *kernels, struct graph **out, struct shu_error *err);
-void graph_free(struct graph *graph);
+void graph_free(struct graph *graph); /* NULL is a no-op */
+const struct kernels *graph_kernels(const struct graph *graph);
 /* printf-style label ("blk.3") for the nodes added from now on; shown in errors. Cut at 31 bytes. */
 void graph_label(struct graph *graph, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

@@ -1,0 +1,336 @@
+/* Loading: every tensor found, checked, and packed (matrices) or decoded (vectors). */
+#include "nn/decoder.h"
+
+#include <string.h>
+
+/* ----------------------------------------------------------------- tensor rules */
+
+enum dim { DIM_NONE, DIM_WIDTH, DIM_QUERY, DIM_KEY, DIM_FFN, DIM_HEAD, DIM_VOCAB, DIM_ROT };
+
+enum need { NEED_ALWAYS, NEED_OPTIONAL, NEED_QKV_BIAS, NEED_QK_NORM, NEED_POST_NORMS, NEED_UNTIED };
+
+/* A place in the decoder for one tensor: a matrix has rows, a vector has none. */
+struct tensor_rule {
+    const char *name;
+    enum dim cols, rows;
+    enum need need;
+    size_t offset; /* of the struct packed or const float * in decoder_layer or decoder */
+};
+
+#define LAYER(field) offsetof(struct decoder_layer, field)
+static const struct tensor_rule layer_rules[] = {
+    {"attn_norm.weight", DIM_WIDTH, DIM_NONE, NEED_ALWAYS, LAYER(attention_norm)},
+    {"attn_q.weight", DIM_WIDTH, DIM_QUERY, NEED_ALWAYS, LAYER(q)},
+    {"attn_k.weight", DIM_WIDTH, DIM_KEY, NEED_ALWAYS, LAYER(k)},
+    {"attn_v.weight", DIM_WIDTH, DIM_KEY, NEED_ALWAYS, LAYER(v)},
+    {"attn_q.bias", DIM_QUERY, DIM_NONE, NEED_QKV_BIAS, LAYER(q_bias)},
+    {"attn_k.bias", DIM_KEY, DIM_NONE, NEED_QKV_BIAS, LAYER(k_bias)},
+    {"attn_v.bias", DIM_KEY, DIM_NONE, NEED_QKV_BIAS, LAYER(v_bias)},
+    {"attn_q_norm.weight", DIM_HEAD, DIM_NONE, NEED_QK_NORM, LAYER(q_norm)},
+    {"attn_k_norm.weight", DIM_HEAD, DIM_NONE, NEED_QK_NORM, LAYER(k_norm)},
+    {"attn_output.weight", DIM_QUERY, DIM_WIDTH, NEED_ALWAYS, LAYER(o)},
+    {"attn_output.bias", DIM_WIDTH, DIM_NONE, NEED_OPTIONAL, LAYER(o_bias)},
+    {"post_attention_norm.weight", DIM_WIDTH, DIM_NONE, NEED_POST_NORMS, LAYER(post_attention_norm)},
+    {"ffn_norm.weight", DIM_WIDTH, DIM_NONE, NEED_ALWAYS, LAYER(ffn_norm)},
+    {"ffn_gate.weight", DIM_WIDTH, DIM_FFN, NEED_ALWAYS, LAYER(gate)},
+    {"ffn_up.weight", DIM_WIDTH, DIM_FFN, NEED_ALWAYS, LAYER(up)},
+    {"ffn_down.weight", DIM_FFN, DIM_WIDTH, NEED_ALWAYS, LAYER(down)},
+    {"ffn_gate.bias", DIM_FFN, DIM_NONE, NEED_OPTIONAL, LAYER(gate_bias)},
+    {"ffn_up.bias", DIM_FFN, DIM_NONE, NEED_OPTIONAL, LAYER(up_bias)},
+    {"ffn_down.bias", DIM_WIDTH, DIM_NONE, NEED_OPTIONAL, LAYER(down_bias)},
+    {"post_ffw_norm.weight", DIM_WIDTH, DIM_NONE, NEED_POST_NORMS, LAYER(post_ffn_norm)},
+};
+#define LAYER_RULES ((int)(sizeof layer_rules / sizeof *layer_rules))
+
+/* token_embd.weight is handled apart: it is the output matrix of tied models, else rows in the file. */
+static const struct tensor_rule model_rules[] = {
+    {"output.weight", DIM_WIDTH, DIM_VOCAB, NEED_UNTIED, offsetof(struct decoder, output)},
+    {"output_norm.weight", DIM_WIDTH, DIM_NONE, NEED_ALWAYS, offsetof(struct decoder, output_norm)},
+    {"rope_freqs.weight", DIM_ROT, DIM_NONE, NEED_OPTIONAL, offsetof(struct decoder, rope_factors)},
+};
+#define MODEL_RULES ((int)(sizeof model_rules / sizeof *model_rules))
+
+static const struct tensor_rule tied_rule = {"token_embd.weight", DIM_WIDTH, DIM_VOCAB, NEED_ALWAYS,
+                                             offsetof(struct decoder, output)};
+
+static int64_t dim_size(const struct decoder_config *config, enum dim dim) {
+    switch (dim) {
+    case DIM_WIDTH:
+        return config->width;
+    case DIM_QUERY:
+        return (int64_t)config->heads * config->head_dim;
+    case DIM_KEY:
+        return (int64_t)config->kv_heads * config->head_dim;
+    case DIM_FFN:
+        return config->ffn;
+    case DIM_HEAD:
+        return config->head_dim;
+    case DIM_VOCAB:
+        return config->vocab;
+    case DIM_ROT:
+        return config->rot / 2;
+    case DIM_NONE:
+        break;
+    }
+    return 1;
+}
+
+static bool is_needed(const struct decoder_config *config, enum need need) {
+    switch (need) {
+    case NEED_QKV_BIAS:
+        return config->qkv_bias;
+    case NEED_QK_NORM:
+        return config->qk_norm;
+    case NEED_POST_NORMS:
+        return config->post_norms;
+    case NEED_UNTIED:
+        return !config->tied_output;
+    case NEED_OPTIONAL:
+        return false;
+    case NEED_ALWAYS:
+        break;
+    }
+    return true;
+}
+
+/* A tensor that has no business here is as wrong as a missing one. */
+static bool is_allowed(const struct decoder_config *config, enum need need) {
+    return need == NEED_OPTIONAL || is_needed(config, need);
+}
+
+/* ------------------------------------------------------------------- collection */
+
+/* One tensor of the file and its place. */
+struct load_item {
+    const struct model_tensor *tensor;
+    struct packed *matrix; /* or */
+    const float **vector;
+    size_t bytes, offset; /* in the decoder's block */
+};
+
+struct loader {
+    const struct model *model;
+    const struct kernels *kernels;
+    struct decoder *decoder;
+    struct load_item *items; /* [tensors of the model] */
+    int64_t count;
+};
+
+static int check_shape(const struct loader *loader, const struct model_tensor *tensor, const struct tensor_rule *rule,
+                       struct shu_error *err) {
+    const struct tensor *view = &tensor->view;
+    int64_t cols = dim_size(&loader->decoder->config, rule->cols),
+            rows = dim_size(&loader->decoder->config, rule->rows);
+    if (view->shape[0] != cols || view->shape[1] != rows || view->shape[2] != 1 || view->shape[3] != 1)
+        return SHU_FAIL(err, SHU_E_FORMAT, "tensor %.64s: expected [%lld, %lld], found [%lld, %lld, %lld, %lld]",
+                        tensor->name, (long long)cols, (long long)rows, (long long)view->shape[0],
+                        (long long)view->shape[1], (long long)view->shape[2], (long long)view->shape[3]);
+    bool usable =
+        rule->rows == DIM_NONE ? dtype_table[view->dtype].to_f32 != NULL : loader->kernels->matmul[view->dtype] != NULL;
+    if (!usable)
+        return SHU_FAIL(err, SHU_E_UNSUPPORTED, "tensor %.64s: type %s cannot be used as a %s", tensor->name,
+                        dtype_table[view->dtype].name, rule->rows == DIM_NONE ? "vector" : "matrix");
+    return SHU_OK;
+}
+
+/* Finds the tensor of a rule and notes where it goes. `layer` < 0: a tensor of the whole model. */
+static int collect(struct loader *loader, const struct tensor_rule *rule, int layer, void *place,
+                   struct shu_error *err) {
+    const struct decoder_config *config = &loader->decoder->config;
+    char name[96];
+    if (layer < 0)
+        snprintf(name, sizeof name, "%s", rule->name);
+    else
+        snprintf(name, sizeof name, "blk.%d.%s", layer, rule->name);
+    const struct model_tensor *tensor = model_tensor_find(loader->model, name);
+    if (tensor == NULL) {
+        if (!is_needed(config, rule->need)) return SHU_OK;
+        return SHU_FAIL(err, SHU_E_FORMAT, "tensor %s is missing: expected [%lld, %lld] in a model of architecture %s",
+                        name, (long long)dim_size(config, rule->cols), (long long)dim_size(config, rule->rows),
+                        decoder_arch_name(config->arch));
+    }
+    if (!is_allowed(config, rule->need)) return SHU_OK; /* counted as left over */
+    int status = check_shape(loader, tensor, rule, err);
+    if (status) return status;
+    struct load_item *item = &loader->items[loader->count++];
+    *item = (struct load_item){.tensor = tensor};
+    loader->decoder->read_bytes += tensor_bytes(&tensor->view);
+    if (rule->rows == DIM_NONE) {
+        item->vector = place;
+        item->bytes = (size_t)tensor->view.shape[0] * sizeof(float);
+    } else {
+        item->matrix = place;
+        item->bytes = packed_plan(loader->kernels, tensor->view.dtype, tensor->view.shape[1], tensor->view.shape[0],
+                                  item->matrix);
+    }
+    return SHU_OK;
+}
+
+/* Names a tensor that no rule took. */
+static int refuse_left_over(const struct loader *loader, struct shu_error *err) {
+    for (int64_t i = 0; i < model_tensor_count(loader->model); i++) {
+        const struct model_tensor *tensor = model_tensor_at(loader->model, i);
+        bool used = !loader->decoder->config.tied_output && strcmp(tensor->name, "token_embd.weight") == 0;
+        for (int64_t k = 0; k < loader->count && !used; k++) used = loader->items[k].tensor == tensor;
+        if (!used)
+            return SHU_FAIL(
+                err, SHU_E_UNSUPPORTED,
+                "tensor %.64s has no place in a decoder of architecture %s with %d layers; ignoring it would "
+                "give wrong answers",
+                tensor->name, decoder_arch_name(loader->decoder->config.arch), loader->decoder->config.layers);
+    }
+    return SHU_OK;
+}
+
+static int collect_all(struct loader *loader, struct shu_error *err) {
+    struct decoder *decoder = loader->decoder;
+    int status = SHU_OK;
+    for (int i = 0; i < MODEL_RULES && !status; i++)
+        status = collect(loader, &model_rules[i], -1, (char *)decoder + model_rules[i].offset, err);
+    if (!status && decoder->config.tied_output) status = collect(loader, &tied_rule, -1, &decoder->output, err);
+    for (int layer = 0; layer < decoder->config.layers; layer++)
+        for (int i = 0; i < LAYER_RULES && !status; i++)
+            status =
+                collect(loader, &layer_rules[i], layer, (char *)&decoder->layers[layer] + layer_rules[i].offset, err);
+    if (!status) status = refuse_left_over(loader, err);
+    return status;
+}
+
+/* --------------------------------------------------------------------- packing */
+
+static int layout_block(struct loader *loader, struct shu_error *err) {
+    struct decoder *decoder = loader->decoder;
+    size_t total = 0;
+    for (int64_t i = 0; i < loader->count; i++) {
+        struct load_item *item = &loader->items[i];
+        item->offset = total;
+        if (size_add(total, item->bytes, &total) || size_add(total, 63, &total))
+            return SHU_FAIL(err, SHU_E_RANGE, "the model's tensors exceed the address space");
+        total = total / 64 * 64;
+    }
+    decoder->block = mem_alloc_large(total);
+    if (decoder->block == NULL)
+        return SHU_FAIL(err, SHU_E_NOMEM, "no memory for %zu MiB of weights; use a smaller or further quantised model",
+                        total >> 20);
+    decoder->block_bytes = total;
+    return SHU_OK;
+}
+
+/* Panels that one thread packs at a time. */
+#define PACK_TILE_BYTES ((size_t)512 << 10)
+
+struct pack_run {
+    const struct load_item *item;
+    int64_t panels, panels_per_tile;
+};
+
+static void pack_tile(void *context, int thread, int64_t tile) {
+    (void)thread;
+    const struct pack_run *run = context;
+    int64_t first = tile * run->panels_per_tile, last = first + run->panels_per_tile;
+    packed_fill(run->item->matrix, run->item->tensor->view.data, first, last < run->panels ? last : run->panels);
+}
+
+static void pack_matrix(struct loader *loader, struct pool *pool, const struct load_item *item) {
+    item->matrix->data = loader->decoder->block + item->offset;
+    struct pack_run run = {.item = item, .panels = packed_panels(item->matrix)};
+    run.panels_per_tile = (int64_t)(PACK_TILE_BYTES / (item->matrix->panel_bytes + 1)) + 1;
+    pool_run(pool, pack_tile, &run, (run.panels + run.panels_per_tile - 1) / run.panels_per_tile);
+}
+
+static void decode_vector(struct loader *loader, const struct load_item *item) {
+    float *out = (float *)(loader->decoder->block + item->offset);
+    const struct tensor *view = &item->tensor->view;
+    dtype_table[view->dtype].to_f32(view->data, out, view->shape[0]);
+    for (int64_t i = 0; item->tensor->norm_plus_one && i < view->shape[0]; i++) out[i] += 1;
+    *item->vector = out;
+}
+
+/* The largest come first, while little else is resident: the peak of "packed so far
+ * plus the source of one tensor" then stays near the sum. */
+static void sort_items(struct loader *loader) {
+    for (int64_t gap = loader->count / 2; gap > 0; gap /= 2) /* Shell's sort: some hundred items */
+        for (int64_t i = gap; i < loader->count; i++) {
+            struct load_item item = loader->items[i];
+            int64_t at = i;
+            for (; at >= gap && loader->items[at - gap].bytes < item.bytes; at -= gap)
+                loader->items[at] = loader->items[at - gap];
+            loader->items[at] = item;
+        }
+}
+
+static void fill_block(struct loader *loader, struct pool *pool) {
+    sort_items(loader);
+    for (int64_t i = 0; i < loader->count; i++) {
+        const struct load_item *item = &loader->items[i];
+        if (item->matrix)
+            pack_matrix(loader, pool, item);
+        else
+            decode_vector(loader, item);
+        model_tensor_release(loader->model, item->tensor);
+    }
+}
+
+static void keep_embedding(struct loader *loader) {
+    struct decoder *decoder = loader->decoder;
+    if (decoder->config.tied_output) return;
+    decoder->embedding = model_tensor_find(loader->model, "token_embd.weight")->view;
+    decoder->read_bytes += dtype_row_bytes(decoder->embedding.dtype, decoder->config.width);
+}
+
+/* Divisors of rotation frequencies must be usable numbers. */
+static int check_factors(const struct decoder *decoder, struct shu_error *err) {
+    for (int i = 0; decoder->rope_factors && i < decoder->config.rot / 2; i++)
+        if (!(decoder->rope_factors[i] > 0 && decoder->rope_factors[i] < 1e9F))
+            return SHU_FAIL(err, SHU_E_FORMAT, "tensor rope_freqs.weight: expected positive numbers, found %g at %d",
+                            (double)decoder->rope_factors[i], i);
+    return SHU_OK;
+}
+
+int decoder_load(const struct model *model, const struct kernels *kernels, struct pool *pool, struct decoder **out,
+                 struct shu_error *err) {
+    struct loader loader = {.model = model, .kernels = kernels};
+    struct decoder *decoder = mem_calloc(1, sizeof *decoder);
+    int status = SHU_OK;
+    if (decoder == NULL) return SHU_FAIL(err, SHU_E_NOMEM, "no memory for a decoder");
+    status = decoder_config_read(model, &decoder->config, err);
+    if (status) goto out;
+    decoder->lanes = kernels->lanes;
+    decoder->layers = mem_calloc((size_t)decoder->config.layers, sizeof *decoder->layers);
+    loader.items = mem_calloc((size_t)model_tensor_count(model) + 1, sizeof *loader.items);
+    if (decoder->layers == NULL || loader.items == NULL) {
+        status = SHU_FAIL(err, SHU_E_NOMEM, "no memory for %d decoder layers", decoder->config.layers);
+        goto out;
+    }
+    loader.decoder = decoder;
+    status = collect_all(&loader, err);
+    if (!status) status = layout_block(&loader, err);
+    if (status) goto out;
+    fill_block(&loader, pool);
+    keep_embedding(&loader);
+    status = check_factors(decoder, err);
+out:
+    mem_free(loader.items);
+    if (status)
+        decoder_free(decoder);
+    else
+        *out = decoder;
+    return status;
+}
+
+void decoder_free(struct decoder *decoder) {
+    if (decoder == NULL) return;
+    if (decoder->block) mem_free_large(decoder->block, decoder->block_bytes);
+    mem_free(decoder->layers);
+    mem_free(decoder);
+}
+
+const struct decoder_config *decoder_config(const struct decoder *decoder) {
+    return &decoder->config;
+}
+uint64_t decoder_weight_bytes(const struct decoder *decoder) {
+    return decoder->block_bytes;
+}
+uint64_t decoder_read_bytes(const struct decoder *decoder) {
+    return decoder->read_bytes;
+}
