@@ -280,19 +280,19 @@ static void xdg_paths(void **state) {
     struct shu_error err = {0};
     struct buf buf = {0};
     char *home = mem_strdup(getenv("HOME") ? getenv("HOME") : "/");
-    setenv("HOME", "/home/li", 1);
+    setenv("HOME", "/tmp/li", 1);
     setenv("XDG_CACHE_HOME", "/var/cache/li", 1);
     assert_ok(path_cache("models", &buf, &err), err);
     assert_string_equal(buf.data, "/var/cache/li/shu/models");
     buf_clear(&buf);
     setenv("XDG_CACHE_HOME", "relative", 1); /* the specification: ignore it */
     assert_ok(path_cache(NULL, &buf, &err), err);
-    assert_string_equal(buf.data, "/home/li/.cache/shu");
+    assert_string_equal(buf.data, "/tmp/li/.cache/shu");
     buf_clear(&buf);
     unsetenv("XDG_CACHE_HOME");
     unsetenv("XDG_CONFIG_HOME");
     assert_ok(path_config("models.yaml", &buf, &err), err);
-    assert_string_equal(buf.data, "/home/li/.config/shu/models.yaml");
+    assert_string_equal(buf.data, "/tmp/li/.config/shu/models.yaml");
     unsetenv("HOME");
     assert_int_equal(path_config(NULL, &buf, &err), SHU_E_NOTFOUND);
     setenv("HOME", home, 1);

@@ -10,7 +10,7 @@ static void errors_record_code_message_place(void **state) {
     assert_int_equal(err.code, SHU_E_RANGE);
     assert_string_equal(err.message, "found 7");
     assert_contains(err.where, "test_base_text.c:");
-    assert_int_equal(error_raise(&err, SHU_E_IO, "/home/x/src/base/src/base/file.c", 12, "x"), SHU_E_IO);
+    assert_int_equal(error_raise(&err, SHU_E_IO, "/any/src/base/src/base/file.c", 12, "x"), SHU_E_IO);
     assert_string_equal(err.where, "base/file.c:12");
     assert_int_equal(error_context(&err, 0, "in %s: ", "m.gguf"), SHU_E_IO);
     assert_string_equal(err.message, "in m.gguf: x");
