@@ -40,6 +40,7 @@ static size_t tables_here(const struct matmul_table *out[4]) {
     out[count++] = &matmul_scalar;
 #ifdef __x86_64__
     if (runs_avx2()) out[count++] = &matmul_avx2;
+    if (runs_avx512()) out[count++] = &matmul_avx512;
 
 #ifdef SHU_EMULATE_AVX512
     if (runs_avx2()) out[count++] = &matmul_avx512_emulated;
