@@ -51,16 +51,36 @@ static int parse_merge(const struct tokenizer *tokenizer, const struct vocab_spe
 
 /* ------------------------------------------------------------------- seams */
 
+/* Scalar of the character at p and its length; 0 and one byte where no character is well formed. Surrogates and
+ * values above U+10FFFF may pass: all that matters is that each byte sequence has its own number. */
+static inline uint32_t character_at(const uint8_t *p, const uint8_t *end, uint32_t *bytes) {
+    static const uint8_t first_bits[5] = {0, 0x7f, 0x1f, 0x0f, 0x07};
+    static const uint32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};
+    uint32_t need = lead_bytes(*p), scalar = *p & first_bits[need];
+    *bytes = 1;
+    if (need == 1) return is_continuation(*p) ? 0 : *p;
+    if ((size_t)(end - p) < need) return 0;
+    for (uint32_t i = 1; i < need; i++) {
+        if (!is_continuation(p[i])) return 0;
+        scalar = scalar << 6 | (p[i] & 0x3f);
+    }
+    if (scalar < least[need]) return 0;
+    *bytes = need;
+    return scalar;
+}
+
 /* Marks what a token holds side by side; see seams in tokenizer.h. Two ASCII
  * neighbours are left out: pre-tokens are never cut between them. */
 static void mark_token(struct seams *seams, const uint8_t *text, uint32_t bytes) {
     for (uint32_t k = 1; k < bytes; k++) {
         if (is_continuation(text[k]) || (text[k] | text[k - 1]) < 0x80) continue;
-        uint32_t start = k - 1, end = k + 1;
+        uint32_t start = k - 1, end = k + 1, left_bytes, right_bytes;
         while (start > 0 && is_continuation(text[start])) start--;
         while (end < bytes && is_continuation(text[end])) end++;
-        if (!is_continuation(text[start]) && lead_bytes(text[start]) == k - start && lead_bytes(text[k]) == end - k)
-            seams_mark(seams, pack_character(text + start, k - start), pack_character(text + k, end - k));
+        uint32_t left = character_at(text + start, text + k, &left_bytes);
+        uint32_t right = character_at(text + k, text + end, &right_bytes);
+        if (left && right && left_bytes == k - start && right_bytes == end - k)
+            seams_mark(seams, left, right);
         else
             seams->bytes[text[k - 1]][text[k] >> 6] |= (uint64_t)1 << (text[k] & 63);
     }
@@ -96,6 +116,28 @@ out:
     return rc;
 }
 
+/* The characters of the BMP that their bytes always merge to; see bpe_seams. */
+static int bpe_characters_new(struct tokenizer *tokenizer, struct shu_error *err) {
+    tokenizer->char_id = mem_alloc(0x10000 * sizeof *tokenizer->char_id);
+    if (!tokenizer->char_id) return SHU_FAIL(err, SHU_E_NOMEM, "out of memory for the tokenizer's characters");
+    for (uint32_t scalar = 0; scalar < 0x10000; scalar++)
+        tokenizer->char_id[scalar] = scalar < 0x80 ? tokenizer->byte_id[scalar] : -1;
+    for (int32_t id = 0; id < tokenizer->count; id++) {
+        struct span stored = text_at(&tokenizer->stored, id);
+        char decoded[6];
+        int32_t ids[3];
+        uint32_t at[4] = {0, 1, 2, 3}, bytes;
+        int64_t count = stored.bytes <= sizeof decoded ? alphabet_decode(stored, decoded) : -1;
+        if (count != 2 && count != 3) continue;
+        const uint8_t *p = (const uint8_t *)decoded;
+        uint32_t scalar = character_at(p, p + count, &bytes);
+        if (scalar == 0 || bytes != count) continue;
+        for (uint32_t i = 0; i < bytes; i++) ids[i] = tokenizer->byte_id[p[i]];
+        if (merge_short(tokenizer, decoded, ids, at, bytes) == 1) tokenizer->char_id[scalar] = ids[0];
+    }
+    return SHU_OK;
+}
+
 /* Whole pre-tokens that are tokens as they stand (ignore_merges). Special
  * tokens take part under their plain spelling, after the normal ones. */
 static int bpe_whole_words_new(struct tokenizer *tokenizer, struct shu_error *err) {
@@ -126,6 +168,7 @@ int bpe_new(struct tokenizer *tokenizer, const struct vocab_spec *spec, struct s
                         "byte-level BPE vocabulary");
     int rc = seams_new(&tokenizer->seams, err);
     if (!rc) rc = bpe_merges_new(tokenizer, spec, err);
+    if (!rc) rc = bpe_characters_new(tokenizer, err);
     if (!rc && tokenizer->ignore_merges) rc = bpe_whole_words_new(tokenizer, err);
     return rc;
 }
@@ -167,49 +210,81 @@ static int bpe_merge(struct encoder *encoder, const uint8_t *p, uint32_t bytes) 
     return push_ids(encoder, ids, merge_short(encoder->tokenizer, (const char *)p, ids, at, bytes));
 }
 
-/* A stretch of text that merges to the same ids wherever it stands. `room` bytes may be read. */
-static int bpe_segment(struct encoder *encoder, const uint8_t *p, uint32_t bytes, size_t room) {
-    if (bytes > WORD_BYTES) return bpe_merge(encoder, p, bytes);
+/* A stretch of text that merges to the same ids wherever it stands. */
+struct segment {
+    const uint8_t *start;
+    uint32_t count;               /* characters so far */
+    bool by_bytes;                /* merge its bytes, not its characters */
+    int32_t ids[MERGE_SHORT];     /* of its characters */
+    uint32_t at[MERGE_SHORT + 1]; /* where they begin, from start */
+};
+
+static int segment_merge(struct encoder *encoder, struct segment *segment, uint32_t bytes) {
+    if (segment->by_bytes) return bpe_merge(encoder, segment->start, bytes);
+    if (segment->count == 1) return push_ids(encoder, segment->ids, 1);
+    if (segment->count == 2) {
+        const struct bpe_pair *pair = pair_find(encoder->tokenizer, pair_key(segment->ids[0], segment->ids[1]));
+        return pair->key ? push_ids(encoder, &pair->id, 1) : push_ids(encoder, segment->ids, 2);
+    }
+    uint32_t count =
+        merge_short(encoder->tokenizer, (const char *)segment->start, segment->ids, segment->at, segment->count);
+    return push_ids(encoder, segment->ids, count);
+}
+
+/* Emits the segment that ends at `end`; the text goes on to `stop`. One or two characters are quicker merged than
+ * looked up. */
+static int segment_close(struct encoder *encoder, struct segment *segment, const uint8_t *end, const uint8_t *stop) {
+    uint32_t bytes = (uint32_t)(end - segment->start);
+    segment->at[segment->count] = bytes;
+    if ((segment->count <= 2 && !segment->by_bytes) || bytes > WORD_BYTES)
+        return segment_merge(encoder, segment, bytes);
     int rc = tokens_reserve(encoder->out, WORD_IDS);
     if (rc) return rc;
-    struct word_key key = word_key_of(p, bytes, room, true);
+    struct word_key key = word_key_of(segment->start, bytes, (size_t)(stop - segment->start), true);
     struct word *set = word_set(encoder->work, &key);
     if (word_lookup(set, &key, encoder->out)) return SHU_OK;
     size_t before = encoder->out->count;
-    rc = bpe_merge(encoder, p, bytes);
+    rc = segment_merge(encoder, segment, bytes);
     if (!rc) word_remember(set, &key, encoder->out->id + before, encoder->out->count - before);
     return rc;
 }
 
-/* Packed bytes of the character at p and its length; 0 where the bytes are no well-formed sequence. */
-static inline uint32_t character_at(const uint8_t *p, const uint8_t *end, uint32_t *bytes) {
-    uint32_t need = lead_bytes(*p);
-    *bytes = 1;
-    if (need == 1) return is_continuation(*p) ? 0 : *p;
-    if ((size_t)(end - p) < need) return 0;
-    for (uint32_t i = 1; i < need; i++)
-        if (!is_continuation(p[i])) return 0;
-    *bytes = need;
-    return pack_character(p, need);
-}
-
-/* Cuts at seams. Most Chinese falls apart into stretches of two or three characters. */
-static int bpe_seams(struct encoder *encoder, const uint8_t *p, const uint8_t *end, size_t room) {
-    const struct seams *seams = &encoder->tokenizer->seams;
-    const uint8_t *start = p;
-    uint32_t bytes, left = character_at(p, end, &bytes);
-    int rc = SHU_OK;
-    for (p += bytes; p < end && !rc; p += bytes) {
+/* Cuts a pre-token at seams; most Chinese falls apart into stretches of one to three characters.
+ *
+ * Within a segment merging starts from characters instead of bytes. That is the same: no token spans a part of a
+ * character and its neighbour here (`bytes` of the seams says so for each boundary inside), so a character's bytes
+ * merge among themselves first, to the same token everywhere. Where a boundary is not so clean, or a character is
+ * no single token, the segment goes by bytes. */
+static int bpe_seams(struct encoder *encoder, const uint8_t *p, const uint8_t *end, const uint8_t *stop) {
+    const struct tokenizer *tokenizer = encoder->tokenizer;
+    const struct seams *seams = &tokenizer->seams;
+    struct segment segment;
+    segment.start = p;
+    segment.count = 0;
+    segment.by_bytes = false;
+    uint32_t bytes, left = 0;
+    for (; p < end; p += bytes) {
         uint32_t right = character_at(p, end, &bytes);
-        if (left && right && (left | right) >= 0x80 && !seam_joined(seams, left, right) &&
-            !seam_joined_bytes(seams, p[-1], p[0])) {
-            rc = bpe_segment(encoder, start, (uint32_t)(p - start), room - (size_t)(p - start));
-            room -= (size_t)(p - start);
-            start = p;
+        int32_t id = right && right < 0x10000 ? tokenizer->char_id[right] : -1;
+        if (p > segment.start) {
+            bool ragged = !left || !right || seam_joined_bytes(seams, p[-1], p[0]);
+            if (!ragged && (left | right) >= 0x80 && !seam_joined(seams, left, right)) {
+                int rc = segment_close(encoder, &segment, p, stop);
+                if (rc) return rc;
+                segment.start = p;
+                segment.count = 0;
+                segment.by_bytes = false;
+            }
+            segment.by_bytes |= ragged;
+        }
+        segment.by_bytes |= id < 0 || segment.count == MERGE_SHORT;
+        if (!segment.by_bytes) {
+            segment.ids[segment.count] = id;
+            segment.at[segment.count++] = (uint32_t)(p - segment.start);
         }
         left = right;
     }
-    return rc ? rc : bpe_segment(encoder, start, (uint32_t)(end - start), room);
+    return segment_close(encoder, &segment, end, stop);
 }
 
 static bool is_ascii(const uint8_t *p, uint32_t bytes) {
@@ -219,14 +294,14 @@ static bool is_ascii(const uint8_t *p, uint32_t bytes) {
 }
 
 /* A pre-token that the cache does not hold. */
-static int bpe_word(struct encoder *encoder, const uint8_t *p, uint32_t bytes, size_t room) {
+static int bpe_word(struct encoder *encoder, const uint8_t *p, uint32_t bytes, const uint8_t *stop) {
     const struct tokenizer *tokenizer = encoder->tokenizer;
     if (tokenizer->ignore_merges) {
         int32_t id = text_map_find(&tokenizer->by_bytes, (const char *)p, bytes);
         if (id >= 0) return push_ids(encoder, &id, 1);
     }
     if (is_ascii(p, bytes)) return bpe_merge(encoder, p, bytes);
-    return bpe_seams(encoder, p, p + bytes, room);
+    return bpe_seams(encoder, p, p + bytes, stop);
 }
 
 int bpe_encode(struct encoder *encoder, const char *text, size_t count) {
@@ -237,7 +312,7 @@ int bpe_encode(struct encoder *encoder, const char *text, size_t count) {
         next = pretoken_end(pre, p, end);
         uint32_t bytes = (uint32_t)(next - p);
         if (bytes > WORD_BYTES) {
-            rc = bpe_word(encoder, p, bytes, (size_t)(end - p));
+            rc = bpe_word(encoder, p, bytes, end);
             continue;
         }
         if ((rc = tokens_reserve(encoder->out, WORD_IDS)) != 0) break;
@@ -245,7 +320,7 @@ int bpe_encode(struct encoder *encoder, const char *text, size_t count) {
         struct word *set = word_set(encoder->work, &key);
         if (word_lookup(set, &key, encoder->out)) continue;
         size_t before = encoder->out->count;
-        rc = bpe_word(encoder, p, bytes, (size_t)(end - p));
+        rc = bpe_word(encoder, p, bytes, end);
         if (!rc) word_remember(set, &key, encoder->out->id + before, encoder->out->count - before);
     }
     return rc;

@@ -284,6 +284,7 @@ void tokenizer_free(struct tokenizer *tokenizer) {
     specials_free(&tokenizer->specials);
     seams_free(&tokenizer->seams);
     matcher_free(&tokenizer->words);
+    mem_free(tokenizer->char_id);
     mem_free(tokenizer->priority);
     mem_free(tokenizer->score);
     mem_free(tokenizer->type);

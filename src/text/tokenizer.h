@@ -157,6 +157,7 @@ struct tokenizer {
     struct bpe_pair *pairs;
     size_t pair_mask, pair_bytes;
     struct text_map by_bytes; /* decoded text; ignore_merges only */
+    int32_t *char_id;         /* [65536] character of the BMP to the one token it merges to; -1 = it stays in pieces */
     /* SPM */
     uint32_t *priority; /* [count] lower merges first */
     uint32_t longest;   /* bytes of the longest token */
