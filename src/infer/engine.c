@@ -80,11 +80,6 @@ static void fingerprint(const struct model *model, const struct decoder_config *
 static int open_text(struct engine *engine, const struct model *model, struct shu_error *err) {
     int status = model_tokenizer(model, &engine->tokenizer, err);
     if (!status) status = tokenizer_work_new(engine->tokenizer, &engine->work, err);
-    const char *source = model_chat_template(model);
-    if (!status && source) {
-        engine->chat_template = mem_strdup(source);
-        if (!engine->chat_template) status = SHU_FAIL(err, SHU_E_NOMEM, "no memory for the chat template");
-    }
     return status;
 }
 
@@ -147,12 +142,10 @@ static int open_all(struct engine *engine, const struct model *model, struct eng
 int engine_open(const char *path, const struct engine_options *options, struct engine **out, struct shu_error *err) {
     uint64_t start = clock_ns();
     struct engine_options settled = options ? *options : (struct engine_options){0};
-    struct model *model = NULL;
     struct engine *engine = mem_calloc(1, sizeof *engine);
     if (!engine) return SHU_FAIL(err, SHU_E_NOMEM, "no memory for an engine");
-    int status = model_open(path, &model, err);
-    if (!status) status = open_all(engine, model, &settled, err);
-    model_close(model);
+    int status = model_open(path, &engine->model, err);
+    if (!status) status = open_all(engine, engine->model, &settled, err);
     if (status) {
         engine_close(engine);
         return status;
@@ -169,10 +162,10 @@ void engine_close(struct engine *engine) {
     mem_free(engine->stamp);
     graph_free(engine->graph);
     decoder_free(engine->decoder);
-    mem_free(engine->chat_template);
     tokenizer_work_free(engine->work);
     tokenizer_free(engine->tokenizer);
     pool_free(engine->pool);
+    model_close(engine->model);
     mem_free(engine);
 }
 
@@ -188,7 +181,7 @@ struct tokenizer_work *engine_tokenizer_work(struct engine *engine) {
     return engine->work;
 }
 const char *engine_chat_template(const struct engine *engine) {
-    return engine->chat_template;
+    return model_chat_template(engine->model);
 }
 int engine_context(const struct engine *engine) {
     return engine->cache.context;

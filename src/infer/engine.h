@@ -7,10 +7,10 @@
 
 struct engine {
     struct pool *pool;
+    struct model *model; /* stays open: the decoder may look embeddings up in its map */
     struct decoder *decoder;
     struct tokenizer *tokenizer;
     struct tokenizer_work *work;
-    char *chat_template;  /* NULL if the model has none */
     char fingerprint[65]; /* hex digest of what makes cache content of two models interchangeable */
     struct graph *graph;
     struct decoder_nodes nodes;
