@@ -79,11 +79,19 @@ struct query {
     float max, sum;          /* online softmax */
 };
 
+/* Queries [from, to) that share a register kernel in the current page, and the positions [low, high)
+ * of the page that all of them see. */
+struct group {
+    int from, to, low, high;
+};
+
 struct block {
     const struct attention_args *args;
     struct attention_scratch *scratch;
-    int count;
+    int count, groups;
+    int first, last; /* positions of the current page that any query sees */
     struct query query[QUERY_BLOCK];
+    struct group group[QUERY_BLOCK / MICRO_QUERIES + 2];
 };
 
 /* 16 positions as f32. The same stretch of the next page is fetched meanwhile: pages are scattered,
@@ -99,108 +107,109 @@ SIMD_INLINE void tile_load(enum kv_type type, const uint8_t *from, const uint8_t
     }
 }
 
-/* Queries [from, to) in even groups of at most MICRO_QUERIES: returns the size of the next group. */
-SIMD_INLINE int group_size(int from, int to) {
-    int left = to - from, groups = (left + MICRO_QUERIES - 1) / MICRO_QUERIES;
-    return (left + groups - 1) / groups;
-}
-
-static void page_scores(struct block *block, const struct kv_head *page, const struct kv_head *next, int from, int to) {
+static void page_scores(struct block *block, const struct kv_head *page, const struct kv_head *next) {
     const struct kv_step *step = block->args->step;
     struct attention_scratch *s = block->scratch;
     int tile_elements = KV_TILE * step->head_dim;
     size_t tile_bytes = (size_t)tile_elements * (step->type == KV_F16 ? 2 : 1);
-    int first = block->query[from].first, last = block->query[from].last;
-    for (int q = from + 1; q < to; q++) {
-        first = block->query[q].first < first ? block->query[q].first : first;
-        last = block->query[q].last > last ? block->query[q].last : last;
-    }
-    for (int tile = first / KV_TILE; tile * KV_TILE < last; tile++) {
+    for (int tile = block->first / KV_TILE; tile * KV_TILE < block->last; tile++) {
         size_t offset = (size_t)tile * tile_bytes;
         tile_load(step->type, page->k + offset, next->k + offset, tile_elements, s->tile);
-        for (int q = from; q < to;) {
-            int n = group_size(q, to);
-            score_tile(n, s->q[q], s->tile, step->head_dim, s->p[q] + tile * KV_TILE);
-            q += n;
+        for (int g = 0; g < block->groups; g++) {
+            int from = block->group[g].from, n = block->group[g].to - from;
+            score_tile(n, s->q[from], s->tile, step->head_dim, s->p[from] + tile * KV_TILE);
         }
     }
 }
 
-/* Scores of one query in one page to weights; brings max, sum and out up to date. */
-static void query_weights(const struct attention_args *args, const struct kv_head *page, struct query *query, float *p,
-                          float *out) {
-    vec by = v_set1(args->scale), cap = v_set1(args->softcap), top = v_set1(query->max), sum = v_set1(0.0f);
-    int begin = query->first / SIMD_LANES * SIMD_LANES;
-    for (int i = begin; i < query->last; i += SIMD_LANES) {
-        int low = query->first > i ? query->first - i : 0;
-        int high = query->last - i < SIMD_LANES ? query->last - i : SIMD_LANES;
+/* Raw dot products of one query become scores, hidden ones -inf; returns the new running maximum. */
+SIMD_INLINE float query_scores(const struct attention_args *args, const struct kv_head *page, const struct query *query,
+                               float *p) {
+    vec by = v_set1(args->scale), cap = v_set1(args->softcap), top = v_set1(query->max);
+    bool whole = query->first == 0 && query->last == KV_PAGE;
+    for (int i = query->first / SIMD_LANES * SIMD_LANES; i < query->last; i += SIMD_LANES) {
         vec a = v_load(p + i);
         if (page->k_scale) a = v_mul(a, v_load(page->k_scale + i));
         a = v_mul(a, by);
         if (args->softcap > 0) a = v_mul(cap, v_tanh(v_div(a, cap)));
-        a = v_select_range(low, high, a, v_set1(-INFINITY));
+        if (!whole) {
+            int low = query->first > i ? query->first - i : 0;
+            int high = query->last - i < SIMD_LANES ? query->last - i : SIMD_LANES;
+            a = v_select_range(low, high, a, v_set1(-INFINITY));
+        }
         top = v_max(a, top); /* a NaN is dropped here and enters through its weight */
         v_store(p + i, a);
     }
-    float max = v_max_lane(top);
-    vec shift = v_set1(max);
-    for (int i = begin; i < query->last; i += SIMD_LANES) {
-        vec weight = v_exp(v_sub(v_load(p + i), shift));
+    return v_max_lane(top);
+}
+
+/* Scores become weights relative to the new maximum; brings max, sum and out up to date. */
+SIMD_INLINE void query_weights(const struct kv_head *page, struct query *query, float max, float decay, int dim,
+                               float *p, float *out) {
+    vec shift = v_set1(max), sum = v_set1(0.0f);
+    for (int i = query->first / SIMD_LANES * SIMD_LANES; i < query->last; i += SIMD_LANES) {
+        vec weight = v_exp_weight(v_sub(v_load(p + i), shift));
         sum = v_add(sum, weight); /* hidden lanes: e^-inf = 0 */
         if (page->v_scale) weight = v_mul(weight, v_load(page->v_scale + i));
         v_store(p + i, weight);
     }
-    float decay = v_max_lane(v_exp(v_set1(query->max - max)));
     query->sum = query->sum * decay + v_sum(sum);
     query->max = max;
-    if (decay != 1.0f)
-        for (int d = 0; d < args->step->head_dim; d += SIMD_LANES)
-            v_store(out + d, v_mul(v_load(out + d), v_set1(decay)));
+    if (decay == 1.0f) return;
+    for (int d = 0; d < dim; d += SIMD_LANES) v_store(out + d, v_mul(v_load(out + d), v_set1(decay)));
 }
 
-/* Values of positions [base, base + 16) for queries [from, from + n): the stretch that all of them see
- * together, what each sees before and after it on its own. Positions stay ascending for each query. */
-static void group_values(struct block *block, int base, int from, int n) {
+/* As many queries at a time as a register has lanes: their decays cost one exponential. */
+static void page_weights(struct block *block, const struct kv_head *page, int from, int to) {
     struct attention_scratch *s = block->scratch;
-    int dim = block->args->step->head_dim, low = 0, high = KV_TILE, first[MICRO_QUERIES], last[MICRO_QUERIES];
-    for (int i = 0; i < n; i++) {
-        const struct query *query = &block->query[from + i];
-        first[i] = query->first > base ? query->first - base : 0;
-        last[i] = query->last - base < KV_TILE ? query->last - base : KV_TILE;
-        low = first[i] > low ? first[i] : low;
-        high = last[i] < high ? last[i] : high;
-    }
-    if (low >= high) low = high = KV_TILE; /* nothing in common: all of it alone */
-    for (int i = 0; i < n; i++) {
-        int end = last[i] < low ? last[i] : low;
-        if (first[i] < end)
-            value_tile(1, s->p[from + i] + base + first[i], s->tile + first[i] * dim, dim, end - first[i],
-                       s->out[from + i]);
-    }
-    if (low < high) value_tile(n, s->p[from] + base + low, s->tile + low * dim, dim, high - low, s->out[from]);
-    for (int i = 0; i < n; i++) {
-        if (high < last[i])
-            value_tile(1, s->p[from + i] + base + high, s->tile + high * dim, dim, last[i] - high, s->out[from + i]);
+    for (; from < to; from += SIMD_LANES) {
+        int n = to - from < SIMD_LANES ? to - from : SIMD_LANES;
+        float before[SIMD_LANES] = {0}, max[SIMD_LANES] = {0}, decay[SIMD_LANES];
+        for (int i = 0; i < n; i++) {
+            before[i] = block->query[from + i].max;
+            max[i] = query_scores(block->args, page, &block->query[from + i], s->p[from + i]);
+        }
+        v_store(decay, v_exp_weight(v_sub(v_load(before), v_load(max))));
+        for (int i = 0; i < n; i++)
+            query_weights(page, &block->query[from + i], max[i], decay[i], block->args->step->head_dim, s->p[from + i],
+                          s->out[from + i]);
     }
 }
 
-static void page_values(struct block *block, const struct kv_head *page, const struct kv_head *next, int from, int to) {
+/* Positions [low, high) of the tile at `base`, clipped to what query n sees, for that query alone. */
+static void single_values(struct block *block, int n, int base, int low, int high) {
+    const struct query *query = &block->query[n];
+    struct attention_scratch *s = block->scratch;
+    int dim = block->args->step->head_dim;
+    if (query->first > low) low = query->first;
+    if (query->last < high) high = query->last;
+    if (low < high) value_tile(1, s->p[n] + low, s->tile + (low - base) * dim, dim, high - low, s->out[n]);
+}
+
+/* Values of the tile at `base` for one group: the stretch that all its queries see together, what each
+ * sees before and after it on its own. Positions stay ascending for each query. */
+static void group_values(struct block *block, int base, const struct group *group) {
+    struct attention_scratch *s = block->scratch;
+    int dim = block->args->step->head_dim, end = base + KV_TILE;
+    int low = group->low > base ? group->low : base, high = group->high < end ? group->high : end;
+    if (low >= high) low = high = end; /* nothing in common: each alone */
+    if (low > base)
+        for (int n = group->from; n < group->to; n++) single_values(block, n, base, base, low);
+    if (low < high)
+        value_tile(group->to - group->from, s->p[group->from] + low, s->tile + (low - base) * dim, dim, high - low,
+                   s->out[group->from]);
+    if (high < end)
+        for (int n = group->from; n < group->to; n++) single_values(block, n, base, high, end);
+}
+
+static void page_values(struct block *block, const struct kv_head *page, const struct kv_head *next) {
     const struct kv_step *step = block->args->step;
     int tile_elements = KV_TILE * step->head_dim;
     size_t tile_bytes = (size_t)tile_elements * (step->type == KV_F16 ? 2 : 1);
-    int first = KV_PAGE, last = 0;
-    for (int q = from; q < to; q++) {
-        first = block->query[q].first < first ? block->query[q].first : first;
-        last = block->query[q].last > last ? block->query[q].last : last;
-    }
-    for (int tile = first / KV_TILE; tile * KV_TILE < last; tile++) {
+    for (int tile = block->first / KV_TILE; tile * KV_TILE < block->last; tile++) {
         size_t offset = (size_t)tile * tile_bytes;
         tile_load(step->type, page->v + offset, next->v + offset, tile_elements, block->scratch->tile);
-        for (int q = from; q < to;) {
-            int n = group_size(q, to);
-            group_values(block, tile * KV_TILE, q, n);
-            q += n;
-        }
+        for (int g = 0; g < block->groups; g++) group_values(block, tile * KV_TILE, &block->group[g]);
     }
 }
 
@@ -212,16 +221,35 @@ SIMD_INLINE bool query_clip(struct query *query, int32_t base) {
     return true;
 }
 
+/* Cuts the queries [from, to) that see the page into even groups. */
+static void block_group(struct block *block, int from, int to) {
+    int left = to - from;
+    block->groups = (left + MICRO_QUERIES - 1) / MICRO_QUERIES;
+    block->first = KV_PAGE, block->last = 0;
+    for (int g = 0; g < block->groups; g++) {
+        int size = (to - from + block->groups - g - 1) / (block->groups - g);
+        struct group group = {from, from + size, 0, KV_PAGE};
+        for (; from < group.to; from++) {
+            const struct query *query = &block->query[from];
+            if (query->first > group.low) group.low = query->first;
+            if (query->last < group.high) group.high = query->last;
+            if (query->first < block->first) block->first = query->first;
+            if (query->last > block->last) block->last = query->last;
+        }
+        block->group[g] = group;
+    }
+}
+
 static void block_page(struct block *block, const struct kv_head *page, const struct kv_head *next, int32_t base) {
-    struct attention_scratch *s = block->scratch;
     int from = 0, to = block->count; /* queries ascend, so those that see the page are consecutive */
     while (from < to && !query_clip(&block->query[from], base)) from++;
     while (to > from && !query_clip(&block->query[to - 1], base)) to--;
-    for (int q = from; q < to; q++) query_clip(&block->query[q], base);
     if (from == to) return;
-    page_scores(block, page, next, from, to);
-    for (int q = from; q < to; q++) query_weights(block->args, page, &block->query[q], s->p[q], s->out[q]);
-    page_values(block, page, next, from, to);
+    for (int n = from; n < to; n++) query_clip(&block->query[n], base);
+    block_group(block, from, to);
+    page_scores(block, page, next);
+    page_weights(block, page, from, to);
+    page_values(block, page, next);
 }
 
 /* ------------------------------------------------------------------- driver */

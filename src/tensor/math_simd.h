@@ -4,18 +4,29 @@
 #ifndef TENSOR_MATH_SIMD_H
 #define TENSOR_MATH_SIMD_H
 
-/* e^x, within 1 ulp. x = n ln 2 + r, |r| <= ln 2 / 2, ln 2 in two parts (Cody & Waite 1980). */
-SIMD_INLINE vec v_exp(vec x) {
-    x = v_min(v_set1(89.0f), v_max(v_set1(-104.0f), x)); /* beyond: infinity and zero; NaN passes */
-    vec n = v_round(v_mul(x, v_set1(1.44269504088896340736f)));
-    vec r = v_fnma(n, v_set1(0x1.62e400p-1f), x);
-    r = v_fnma(n, v_set1(0x1.7f7d1cp-20f), r);
+/* e^x = (1 + p) * 2^n: x = n ln 2 + r, |r| <= ln 2 / 2, ln 2 in two parts (Cody & Waite 1980). */
+SIMD_INLINE vec exp_reduce(vec x, vec *n) {
+    *n = v_round(v_mul(x, v_set1(1.44269504088896340736f)));
+    vec r = v_fnma(*n, v_set1(0x1.62e400p-1f), x);
+    r = v_fnma(*n, v_set1(0x1.7f7d1cp-20f), r);
     vec p = v_fma(v_set1(0.00138146f), r, v_set1(0.00836872f));
     p = v_fma(p, r, v_set1(0.04166839f));
     p = v_fma(p, r, v_set1(0.16666521f));
     p = v_fma(p, r, v_set1(0.49999993f));
     p = v_fma(v_mul(p, r), r, r);
-    return v_ldexp(v_add(p, v_set1(1.0f)), n);
+    return v_add(p, v_set1(1.0f));
+}
+
+/* e^x, within 1 ulp. */
+SIMD_INLINE vec v_exp(vec x) {
+    vec n, p = exp_reduce(v_min(v_set1(89.0f), v_max(v_set1(-104.0f), x)), &n); /* beyond: infinity, 0; NaN passes */
+    return v_ldexp(p, n);
+}
+
+/* e^x for x <= 0 (or NaN), flushed to exactly 0 below the normal range: a quarter cheaper. */
+SIMD_INLINE vec v_exp_weight(vec x) {
+    vec n, p = exp_reduce(v_max(v_set1(-87.0f), x), &n);
+    return v_select_less(x, v_set1(-87.0f), v_set1(0.0f), v_ldexp_normal(p, n));
 }
 
 SIMD_INLINE vec v_sigmoid(vec x) {

@@ -82,6 +82,11 @@ SIMD_INLINE vec v_ldexp(vec a, vec n) {
     __m256i second = _mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(whole, half), bias), 23);
     return _mm256_mul_ps(_mm256_mul_ps(a, _mm256_castsi256_ps(first)), _mm256_castsi256_ps(second));
 }
+/* The same where the result is known to be normal. */
+SIMD_INLINE vec v_ldexp_normal(vec a, vec n) {
+    __m256i exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23);
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), exponent));
+}
 /* Sum over lanes: upper half onto lower half until one is left. */
 SIMD_INLINE float v_sum(vec a) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));

@@ -131,6 +131,9 @@ SIMD_INLINE vec v_select_range(int first, int last, vec a, vec b) {
 SIMD_INLINE vec v_ldexp(vec a, vec n) {
     return _mm512_scalef_ps(a, n);
 }
+SIMD_INLINE vec v_ldexp_normal(vec a, vec n) {
+    return _mm512_scalef_ps(a, n);
+}
 SIMD_INLINE void f16_store8(uint16_t *p, const float *x) {
     __m128i half = _mm256_cvtps_ph(_mm256_loadu_ps(x), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     _mm_storeu_si128((__m128i *)(void *)p, half);
