@@ -242,7 +242,7 @@ static void super_scaled_fit(const float *x, const float *w, struct super_scaled
     int start[16];
     for (int g = 0; g < 16; g++) {
         scale[g] = search_scale(x + g * 16, w + g * 16, 16, -32, 31);
-        if (fabsf(scale[g]) > fabsf(top)) top = scale[g];
+        if (!isnan(top) && !(fabsf(scale[g]) <= fabsf(top))) top = scale[g]; /* NaN wins and stays */
     }
     struct super_scaled now = {.d = f16_round(top / -128)};
     for (int g = 0; g < 16; g++) start[g] = clamp_round(now.d != 0 ? scale[g] / now.d : 0, -128, 127);

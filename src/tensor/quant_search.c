@@ -66,9 +66,11 @@ static float try_scale(const float *x, const float *w, int count, float by, floa
 
 float search_scale(const float *x, const float *w, int count, int low, int high) {
     float peak = 0, best = 0, best_gain = 0, scale = 0;
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < count; i++) {
+        if (!isfinite(x[i])) return NAN;
         if (fabsf(x[i]) > fabsf(peak)) peak = x[i];
-    if (peak == 0 || !isfinite(peak)) return peak;
+    }
+    if (peak == 0) return 0;
     /* Grids from 0.8 to 1.1 of the one that maps the peak to the end of the range: above 1 the peak is
      * clipped. Both signs, because the range may reach further on one side. */
     for (int side = 0; side < 2; side++) {

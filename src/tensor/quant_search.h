@@ -7,7 +7,8 @@
 
 /* y = scale * q, q whole in [low, high]: tries grids that put the largest
  * |x| near either end of the range, then alternates between rounding and the
- * best scale for the rounded values. Returns the scale. */
+ * best scale for the rounded values. Returns the scale; NaN if a value is not
+ * finite, so that a spoilt block shows when it is read back. */
 float search_scale(const float *x, const float *w, int count, int low, int high);
 
 /* y = scale * q + min, q whole in [0, high]. With only_negative, min <= 0 (K-quants store -min unsigned). */
