@@ -87,10 +87,13 @@ def scenarios():
     chinese = [{"role": "system", "content": "你是中医药助手。"}, {"role": "user", "content": "  麻黄汤由哪些药物组成?　"},
                {"role": "assistant", "content": "麻黄、桂枝、杏仁、甘草。"}, {"role": "user", "content": "用法呢?🙂"}]
     turns = [system, user, {"role": "assistant", "content": "I am Shu."}, {"role": "user", "content": "Good.\n\nBye."}]
-    thinking = [user, {"role": "assistant", "content": "<think>\nlet me see\n</think>\n\nIt is 4.", "reasoning_content": "let me see"},
+    thinking = [user, {"role": "assistant", "content": "<think>\nlet me see\n</think>\n\nIt is 4.",
+                        "reasoning_content": "let me see"},
                 {"role": "user", "content": "And 3+3?"}]
-    parts = [{"role": "user", "content": [{"type": "text", "text": "First part. "}, {"type": "text", "text": "Second part."}]}]
-    weather = {"city": "成都", "days": 2, "where": {"lat": 30.5, "lon": 104.0}, "tags": ["a", "b"], "flag": True, "none": None}
+    parts = [{"role": "user", "content": [{"type": "text", "text": "First part. "},
+                                          {"type": "text", "text": "Second part."}]}]
+    weather = {"city": "成都", "days": 2, "where": {"lat": 30.5, "lon": 104.0},
+               "tags": ["a", "b"], "flag": True, "none": None}
     loop = [user, call("get_weather", weather, "abc123def"),
             {"role": "tool", "name": "get_weather", "tool_call_id": "abc123def", "content": "{\"temp\": 21.5}"},
             {"role": "assistant", "content": "21.5 degrees."}, {"role": "user", "content": "Thanks"}]
@@ -170,14 +173,18 @@ def main():
     parser.add_argument("-v", "--verbose", action="store_true")
     options = parser.parse_args()
     folder = options.templates or fetch()
-    sources = {os.path.basename(p): open(p, newline="").read() for p in sorted(glob.glob(os.path.join(folder, "*.jinja")))}
+    sources = {}
+    for path in sorted(glob.glob(os.path.join(folder, "*.jinja"))):
+        with open(path, newline="", encoding="utf-8") as file:
+            sources[os.path.basename(path)] = file.read()
     for path in options.gguf:
         source = gguf_template(path)
         if source:
             sources[os.path.basename(path)] = source
     if not sources:
         sys.exit(f"{folder}: no *.jinja files found")
-    program = subprocess.Popen([options.program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+    program = subprocess.Popen([options.program], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               text=True, encoding="utf-8")
     env, total, agree, rendered, complete = environment(), 0, 0, 0, 0
     for name, source in sources.items():
         before = total - agree
