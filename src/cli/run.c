@@ -121,7 +121,8 @@ static int answer(const struct cli *cli, struct engine *engine, const struct run
                                        .stop = flags->stop.item,
                                        .stop_count = flags->stop.count,
                                        .speculate = (int)flags->speculate,
-                                       .logprobs = (int)flags->logprobs,
+                                       .logprobs = flags->logprobs > 0,
+                                       .top_logprobs = (int)flags->logprobs,
                                        .ignore_end = flags->ignore_end};
     sampling_apply(&flags->sampling, &options.sampler);
     struct generate_result result = {0};
