@@ -191,8 +191,9 @@ static void read_rope(struct reader *reader, struct decoder_config *config, cons
         reader->status =
             SHU_FAIL(reader->err, SHU_E_RANGE, "%s.rope.dimension_count: expected an even number, found %d",
                      reader->arch, config->rot);
-    /* Hugging Face keeps the halves apart for all architectures; GGUF files of llama interleave them. */
-    config->rope_neox = rule->neox || model_format(reader->model) == MODEL_SAFETENSORS;
+    /* GGUF files of llama interleave the halves that Hugging Face folders keep apart; room weights tells. */
+    config->rope_neox = rule->neox;
+    meta_bool(reader->model, "shu.rope.neox", &config->rope_neox);
     config->rope_base = read_float(reader, "rope.freq_base", 1, 1e12, 10000);
     double factor = read_float(reader, "rope.scale_linear", 0, 1e6, 0);
     factor = read_float(reader, "rope.scaling.factor", 0, 1e6, factor);

@@ -216,26 +216,48 @@ static int layout_block(struct loader *loader, struct shu_error *err) {
     return SHU_OK;
 }
 
-/* Panels that one thread packs at a time. */
-#define PACK_TILE_BYTES ((size_t)512 << 10)
+/* Panels that one thread packs at a time, and source bytes after which their pages
+ * are given back: a tied table is two thirds of a small model's file. */
+#define PACK_TILE_BYTES  ((size_t)512 << 10)
+#define PACK_CHUNK_BYTES ((size_t)16 << 20)
 
 struct pack_run {
-    const struct load_item *item;
-    int64_t panels, panels_per_tile;
+    struct packed *matrix;
+    const void *rows;
+    int64_t first, last, panels_per_tile; /* panels */
 };
 
 static void pack_tile(void *context, int thread, int64_t tile) {
     (void)thread;
     const struct pack_run *run = context;
-    int64_t first = tile * run->panels_per_tile, last = first + run->panels_per_tile;
-    packed_fill(run->item->matrix, run->item->tensor->view.data, first, last < run->panels ? last : run->panels);
+    int64_t first = run->first + tile * run->panels_per_tile, last = first + run->panels_per_tile;
+    packed_fill(run->matrix, run->rows, first, last < run->last ? last : run->last);
+}
+
+/* The part of a tensor that panels [first, last) were packed from. */
+static struct model_tensor tensor_part(const struct load_item *item, int64_t first, int64_t last) {
+    struct model_tensor part = *item->tensor;
+    int64_t row0 = first * item->matrix->lanes, row1 = last * item->matrix->lanes;
+    if (row1 > item->matrix->rows) row1 = item->matrix->rows;
+    part.view.shape[1] = row1 - row0;
+    part.view.data =
+        (const uint8_t *)part.view.data + dtype_row_bytes(part.view.dtype, part.view.shape[0]) * (size_t)row0;
+    return part;
 }
 
 static void pack_matrix(struct loader *loader, struct pool *pool, const struct load_item *item) {
-    item->matrix->data = loader->decoder->block + item->offset;
-    struct pack_run run = {.item = item, .panels = packed_panels(item->matrix)};
-    run.panels_per_tile = (int64_t)(PACK_TILE_BYTES / (item->matrix->panel_bytes + 1)) + 1;
-    pool_run(pool, pack_tile, &run, (run.panels + run.panels_per_tile - 1) / run.panels_per_tile);
+    struct packed *matrix = item->matrix;
+    matrix->data = loader->decoder->block + item->offset;
+    int64_t panels = packed_panels(matrix), chunk = (int64_t)(PACK_CHUNK_BYTES / (matrix->panel_bytes + 1)) + 1;
+    struct pack_run run = {.matrix = matrix, .rows = item->tensor->view.data};
+    run.panels_per_tile = (int64_t)(PACK_TILE_BYTES / (matrix->panel_bytes + 1)) + 1;
+    for (run.first = 0; run.first < panels; run.first = run.last) {
+        run.last = run.first + chunk < panels ? run.first + chunk : panels;
+        pool_run(pool, pack_tile, &run, (run.last - run.first + run.panels_per_tile - 1) / run.panels_per_tile);
+        struct model_tensor part = tensor_part(item, run.first, run.last);
+        model_tensor_release(loader->model, &part);
+    }
+    model_tensor_release(loader->model, item->tensor); /* faults map neighbours of what was asked for */
 }
 
 static void decode_vector(struct loader *loader, const struct load_item *item) {
@@ -246,8 +268,7 @@ static void decode_vector(struct loader *loader, const struct load_item *item) {
     *item->vector = out;
 }
 
-/* The largest come first, while little else is resident: the peak of "packed so far
- * plus the source of one tensor" then stays near the sum. */
+/* The largest come first: threads share them best while the file is read for the first time. */
 static void sort_items(struct loader *loader) {
     for (int64_t gap = loader->count / 2; gap > 0; gap /= 2) /* Shell's sort: some hundred items */
         for (int64_t i = gap; i < loader->count; i++) {
@@ -267,7 +288,6 @@ static void fill_block(struct loader *loader, struct pool *pool) {
             pack_matrix(loader, pool, item);
         else
             decode_vector(loader, item);
-        model_tensor_release(loader->model, item->tensor);
     }
 }
 

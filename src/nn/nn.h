@@ -55,8 +55,8 @@ const char *decoder_arch_name(enum decoder_arch arch); /* "qwen2" */
 
 struct decoder;
 /* Checks every tensor's shape and packs all matrices with the pool into one
- * block, largest first, giving file pages back as it goes: the peak is about
- * the file plus its largest tensor's share. Norms and biases become f32.
+ * block, giving file pages back as it goes: the peak is the packed block and a
+ * few dozen MiB. Norms and biases become f32.
  *
  * An embedding table of its own (config.tied_output false) is not packed, as a
  * step reads a few rows of it: the decoder looks them up in the mapped file.
