@@ -113,8 +113,10 @@ INLINE void add_pairs(const struct decoded *w, const int panels, struct rows row
         UNROLL for (int p = 0; p < panels; p++) weights[p] = w[p].w[g];
         UNROLL for (int t = 0; t < tokens; t++) {
             __m256i q = broadcast4(block_of(rows, t)->q + 4 * g);
-            UNROLL for (int p = 0; p < panels; p++) sum[p][t] =
-                _mm256_add_epi16(sum[p][t], _mm256_maddubs_epi16(weights[p], q));
+            UNROLL for (int p = 0; p < panels; p++) {
+                sum[p][t] = _mm256_add_epi16(sum[p][t], _mm256_maddubs_epi16(weights[p], q));
+                PIN(sum[p][t]);
+            }
         }
     }
 }
