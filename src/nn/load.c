@@ -219,7 +219,7 @@ static int layout_block(struct loader *loader, struct shu_error *err) {
 /* Panels that one thread packs at a time, and source bytes after which their pages
  * are given back: a tied table is two thirds of a small model's file. */
 #define PACK_TILE_BYTES  ((size_t)512 << 10)
-#define PACK_CHUNK_BYTES ((size_t)16 << 20)
+#define PACK_CHUNK_BYTES ((size_t)8 << 20)
 
 struct pack_run {
     struct packed *matrix;
@@ -257,7 +257,6 @@ static void pack_matrix(struct loader *loader, struct pool *pool, const struct l
         struct model_tensor part = tensor_part(item, run.first, run.last);
         model_tensor_release(loader->model, &part);
     }
-    model_tensor_release(loader->model, item->tensor); /* faults map neighbours of what was asked for */
 }
 
 static void decode_vector(struct loader *loader, const struct load_item *item) {
@@ -289,6 +288,8 @@ static void fill_block(struct loader *loader, struct pool *pool) {
         else
             decode_vector(loader, item);
     }
+    /* A fault maps some neighbours of the page it was about: once more for all that is done. */
+    for (int64_t i = 0; i < loader->count; i++) model_tensor_release(loader->model, loader->items[i].tensor);
 }
 
 static void keep_embedding(struct loader *loader) {
