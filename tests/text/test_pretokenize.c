@@ -26,7 +26,7 @@ static const struct cut_case CASES[] = {
     {PRE_QWEN2, "\r\n|word"},
     {PRE_QWEN2, "\u00a0word|\u3000词|\u3000|\u3000词"},
     {PRE_QWEN2, "é|٣|½"},
-    {PRE_QWEN2, "\xff\xfe\xff|z| |\xffz"},
+    {PRE_QWEN2, "\xff\xfe\xff|z| \xff|z|\n|\xff"},
     {PRE_QWEN2, "'ſ"},
     {PRE_QWEN2, " "},
     {PRE_QWEN2, "'"},
