@@ -27,6 +27,10 @@ static int naive(const int32_t *tokens, int count, int *matched) {
     return best;
 }
 
+static void always_draft(struct lookup *lookup) {
+    for (int i = 0; i < LOOKUP_CLASSES; i++) lookup->chance[i] = 1;
+}
+
 static void finds_what_a_full_search_finds(void **state) {
     (void)state;
     enum { COUNT = 600 };
@@ -37,7 +41,7 @@ static void finds_what_a_full_search_finds(void **state) {
         struct lookup lookup;
         rng_seed(&rng, seed);
         assert_int_equal(lookup_init(&lookup, tokens, COUNT, 8), SHU_OK);
-        lookup.length = 8;
+        always_draft(&lookup);
         for (int n = 1; n <= COUNT; n++) {
             /* copies of earlier stretches with some noise: few of the 64 candidates of a chain are needed */
             bool copy = n > 40 && rng_next(&rng) % 16 != 0;
@@ -62,7 +66,7 @@ static void runs_into_its_own_end(void **state) {
     int32_t out[7];
     struct lookup lookup;
     assert_int_equal(lookup_init(&lookup, tokens, 5, 7), SHU_OK);
-    lookup.length = 7;
+    always_draft(&lookup);
     lookup_extend(&lookup, 5);
     assert_int_equal(lookup_draft(&lookup, 7, out), 7);
     for (int i = 0; i < 7; i++) assert_int_equal(out[i], 1 + i % 2);
@@ -70,20 +74,30 @@ static void runs_into_its_own_end(void **state) {
     lookup_free(&lookup);
 }
 
+/* Success makes drafts longer up to the limit; failure makes them shorter, then stops them, and after a
+ * while they are tried again. */
 static void length_follows_success(void **state) {
     (void)state;
-    const int32_t tokens[] = {1, 2, 3};
+    int32_t tokens[64], out[12];
     struct lookup lookup;
-    assert_int_equal(lookup_init(&lookup, tokens, 3, 12), SHU_OK);
-    int start = lookup.length;
-    lookup_learn(&lookup, start, start);
-    assert_true(lookup.length > start);
-    for (int i = 0; i < 10; i++) lookup_learn(&lookup, lookup.length, lookup.length);
-    assert_int_equal(lookup.length, 12);
-    lookup_learn(&lookup, 12, 0);
-    assert_true(lookup.length < 12);
-    for (int i = 0; i < 10; i++) lookup_learn(&lookup, lookup.length, 0);
-    assert_true(lookup.length >= 1); /* never gives up for good: one row more is nearly free */
+    for (int i = 0; i < 64; i++) tokens[i] = i % 20; /* a match of over 8 tokens */
+    assert_int_equal(lookup_init(&lookup, tokens, 64, 12), SHU_OK);
+    lookup_extend(&lookup, 64);
+    int start = lookup_draft(&lookup, 12, out), previous = start;
+    assert_true(start >= 4 && start < 12);
+    for (int i = 0; i < 40; i++) {
+        lookup_learn(&lookup, previous, previous);
+        int now = lookup_draft(&lookup, 12, out);
+        assert_true(now >= previous);
+        previous = now;
+    }
+    assert_int_equal(previous, 12);
+    int failures = 0;
+    for (; lookup_draft(&lookup, 12, out) > 0; failures++) lookup_learn(&lookup, 1, 0);
+    assert_true(failures > 1 && failures < 20);
+    int pause = 1;
+    while (lookup_draft(&lookup, 12, out) == 0 && pause < 1000) pause++;
+    assert_true(pause < 100);
     lookup_free(&lookup);
 }
 
