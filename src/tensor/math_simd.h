@@ -46,24 +46,29 @@ SIMD_INLINE vec v_tanh(vec x) {
     return v_with_sign(v_select_less(a, v_set1(0.625f), near_zero, beyond), x);
 }
 
-/* Odd polynomial below 0.93, 1 - e^-q(x) with q fitted to -ln erfc beyond. */
-SIMD_INLINE vec v_erf(vec x) {
-    vec a = v_abs(x), s = v_mul(a, a);
+/* 1 + erf(x) = erfc(-x) without cancellation: odd polynomial where |x| < 0.93; beyond, the tail is
+ * e^-q(|x|) with q fitted to -ln erfc on [0.92, 6]; at 6 it is 2e-17 and stays there. */
+SIMD_INLINE vec v_one_plus_erf(vec x) {
+    vec a = v_abs(x), s = v_mul(a, a), zero = v_set1(0.0f);
     vec p = v_fma(v_set1(-5.86203973e-04f), s, v_set1(4.96749784e-03f));
     p = v_fma(p, s, v_set1(-2.67488576e-02f));
     p = v_fma(p, s, v_set1(1.12813205e-01f));
     p = v_fma(p, s, v_set1(-3.76124459e-01f));
     p = v_fma(p, s, v_set1(1.12837914f));
-    vec near_zero = v_mul(p, a);
-    vec t = v_min(v_set1(4.05f), a);
-    vec q = v_fma(v_set1(-1.95938479e-04f), t, v_set1(3.04322958e-03f));
-    q = v_fma(q, t, v_set1(-2.22269690e-02f));
-    q = v_fma(q, t, v_set1(1.03931698e-01f));
-    q = v_fma(q, t, v_set1(6.37182132e-01f));
-    q = v_fma(q, t, v_set1(1.12767569f));
-    q = v_fma(q, t, v_set1(1.95659025e-04f));
-    vec beyond = v_sub(v_set1(1.0f), v_exp(v_sub(v_set1(0.0f), q)));
-    return v_with_sign(v_select_less(a, v_set1(0.93f), near_zero, beyond), x);
+    vec near_zero = v_fma(p, x, v_set1(1.0f));
+    vec t = v_min(v_set1(6.0f), a);
+    vec q = v_fma(v_set1(8.622276270742191e-08f), t, v_set1(-3.4311618807292277e-06f));
+    q = v_fma(q, t, v_set1(6.191185617315798e-05f));
+    q = v_fma(q, t, v_set1(-0.0006742047787911352f));
+    q = v_fma(q, t, v_set1(0.00498678919305901f));
+    q = v_fma(q, t, v_set1(-0.026829095399582465f));
+    q = v_fma(q, t, v_set1(0.11051326945265409f));
+    q = v_fma(q, t, v_set1(0.6315834824937511f));
+    q = v_fma(q, t, v_set1(1.1302812661532518f));
+    q = v_fma(q, t, v_set1(-0.0003145889752204846f));
+    vec tail = v_exp(v_sub(zero, q));
+    vec beyond = v_select_less(x, zero, tail, v_sub(v_set1(2.0f), tail));
+    return v_select_less(a, v_set1(0.93f), near_zero, beyond);
 }
 
 #endif

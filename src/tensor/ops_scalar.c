@@ -13,11 +13,11 @@ static void rms_norm(const float *x, const float *gain, float eps, int64_t cols,
 static void layer_norm(const float *x, const float *gain, const float *bias, float eps, int64_t cols, float *y) {
     double sum = 0, square_sum = 0;
     for (int64_t i = 0; i < cols; i++) sum += (double)x[i];
-    float mean = (float)(sum / (double)cols);
-    for (int64_t i = 0; i < cols; i++) square_sum += (double)(x[i] - mean) * (double)(x[i] - mean);
+    double mean = sum / (double)cols;
+    for (int64_t i = 0; i < cols; i++) square_sum += ((double)x[i] - mean) * ((double)x[i] - mean);
     float inverse = (float)(1.0 / sqrt(square_sum / (double)cols + (double)eps));
     for (int64_t i = 0; i < cols; i++)
-        y[i] = (x[i] - mean) * inverse * (gain ? gain[i] : 1.0f) + (bias ? bias[i] : 0.0f);
+        y[i] = (float)((double)x[i] - mean) * inverse * (gain ? gain[i] : 1.0f) + (bias ? bias[i] : 0.0f);
 }
 
 static void softmax(const float *x, float factor, int64_t cols, float *y) {
@@ -39,7 +39,7 @@ static float apply(enum unary_kind kind, float x) {
     case UNARY_GELU_TANH: /* Hendrycks & Gimpel 2016; 0.5 (1 + tanh u) = 1 / (1 + e^-2u) */
         return x / (1.0f + expf(-2.0f * 0.79788456080286535588f * (x + 0.044715f * x * x * x)));
     case UNARY_GELU_ERF:
-        return 0.5f * x * (1.0f + erff(x * 0.70710678118654752440f));
+        return 0.5f * x * erfcf(x * -0.70710678118654752440f); /* 1 + erf u = erfc(-u) */
     case UNARY_RELU:
         return x < 0.0f ? 0.0f : x; /* NaN stays */
     case UNARY_SIGMOID:

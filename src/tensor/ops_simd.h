@@ -122,10 +122,8 @@ SIMD_INLINE vec apply(enum unary_kind kind, vec x) {
         vec e = v_exp(v_mul(v_set1(-2.0f * 0.79788456080286535588f), cubic));
         return v_div(x, v_add(v_set1(1.0f), e));
     }
-    case UNARY_GELU_ERF: {
-        vec half = v_mul(v_set1(0.5f), x);
-        return v_fma(half, v_erf(v_mul(x, v_set1(0.70710678118654752440f))), half);
-    }
+    case UNARY_GELU_ERF:
+        return v_mul(v_mul(v_set1(0.5f), x), v_one_plus_erf(v_mul(x, v_set1(0.70710678118654752440f))));
     case UNARY_RELU:
         return v_max(v_set1(0.0f), x); /* NaN is the second operand and stays */
     case UNARY_SIGMOID:

@@ -68,7 +68,19 @@ SIMD_INLINE vec v_load_i8(const int8_t *p) {
     for (int i = 0; i < SIMD_LANES; i++) lanes[i] = (float)p[i];
     return v_load(lanes);
 }
+/* SIMDe computes 2^n first, which overflows at n = 128 where the instruction does not. */
+SIMD_INLINE vec v_ldexp(vec a, vec n) {
+    float x[SIMD_LANES], exponent[SIMD_LANES];
+    v_store(x, a);
+    v_store(exponent, n);
+    for (int i = 0; i < SIMD_LANES; i++)
+        x[i] = __builtin_ldexpf(x[i], exponent[i] == exponent[i] ? (int)exponent[i] : 0);
+    return v_load(x);
+}
 #else
+SIMD_INLINE vec v_ldexp(vec a, vec n) {
+    return _mm512_scalef_ps(a, n);
+}
 SIMD_INLINE vec v_load_part(const float *p, int count) {
     return _mm512_maskz_loadu_ps(v_lane_mask(count), p);
 }
@@ -128,11 +140,8 @@ SIMD_INLINE vec v_select_less(vec a, vec b, vec yes, vec no) {
 SIMD_INLINE vec v_select_range(int first, int last, vec a, vec b) {
     return _mm512_mask_blend_ps((__mmask16)(v_lane_mask(last) & ~v_lane_mask(first)), b, a);
 }
-SIMD_INLINE vec v_ldexp(vec a, vec n) {
-    return _mm512_scalef_ps(a, n);
-}
 SIMD_INLINE vec v_ldexp_normal(vec a, vec n) {
-    return _mm512_scalef_ps(a, n);
+    return v_ldexp(a, n);
 }
 SIMD_INLINE void f16_store8(uint16_t *p, const float *x) {
     __m128i half = _mm256_cvtps_ph(_mm256_loadu_ps(x), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
