@@ -122,7 +122,7 @@ static int append_wheel(struct pull *pull, const char *wheel, struct shu_error *
     if (!rc && archive_read_open_filename(archive, wheel, COPY_BYTES) != ARCHIVE_OK)
         rc = SHU_FAIL(err, SHU_E_FORMAT, "the wheel is damaged: %s", archive_error_string(archive));
     if (!rc) rc = scan_members(archive, pull, chunk, err);
-    if (rc) error_context(err, rc, "%s: ", wheel);
+    if (rc == SHU_E_FORMAT) error_context(err, rc, "%s: ", wheel);
     mem_free(chunk);
     archive_read_free(archive);
     return rc;
