@@ -8,9 +8,9 @@ enum {
 };
 
 /* What one more row costs in a decode step, as a part of what a step of one row costs. Measured on
- * two cores: 0.2 to 0.3 (1.5B, Q4_K); replayed over 0.1 to 0.35, the choice of 0.2 stays within 10% of
- * the best for each and never loses to no drafts at all (dev/LOG.md, 2026-11-26). */
-static const float ROW_COST = 0.2f;
+ * two cores: 0.16 (1.5B, Q4_K). In replays with true costs of 0.1 to 0.3, 0.15 was the best or within 5% of
+ * it and never lost to no drafts at all (dev/LOG.md, 2026-11-26). */
+static const float ROW_COST = 0.15f;
 
 /* Chances before anything was learned, and how fast they follow what happens. */
 static const float CHANCE_START[LOOKUP_CLASSES] = {0.3f, 0.45f, 0.6f, 0.8f, 0.9f};
