@@ -9,8 +9,10 @@
  * which a wave is not worth waking anybody for. */
 #define ROW_TILE_ELEMENTS 8192
 #define INLINE_ELEMENTS   16384
-/* Query rows per attention tile: shares each key among them, leaves enough tiles. */
-#define ATTENTION_BLOCK_ROWS 16
+/* Queries (rows x heads of one KV head) per attention tile: twice what the kernels hold at once, so that
+ * few keys are fetched again and enough tiles remain. */
+#define ATTENTION_BLOCK_QUERIES 96
+#define ATTENTION_BLOCK_ROWS    48
 
 /* --------------------------------------------------------------------- checks */
 
@@ -75,9 +77,11 @@ static void bind_blocks(struct graph *graph, const struct graph_step *step) {
     graph->block_count = 0;
     if (!graph->uses_kv) return;
     const struct kv_row *rows = step->kv->row;
+    int64_t most = ATTENTION_BLOCK_QUERIES / graph->plan.query_group;
+    most = most > ATTENTION_BLOCK_ROWS ? ATTENTION_BLOCK_ROWS : most < 1 ? 1 : most;
     for (int64_t row = 0; row < step->rows;) {
         int64_t end = row + 1;
-        while (end < step->rows && end - row < ATTENTION_BLOCK_ROWS && rows[end].sequence == rows[row].sequence) end++;
+        while (end < step->rows && end - row < most && rows[end].sequence == rows[row].sequence) end++;
         graph->blocks[graph->block_count++] = (struct row_block){(int32_t)row, (int32_t)end};
         row = end;
     }

@@ -157,6 +157,7 @@ struct plan {
     struct graph_strand *strand;
     struct graph_wave *wave;
     int strands, waves;
+    int query_group; /* most query heads of a KV head in any attention; 1 if there is none */
     size_t activation_bytes, scratch_bytes, total_bytes; /* scratch: of one thread */
 };
 int plan_make(const struct graph *graph, int64_t max_rows, int64_t max_gathered, int threads, struct plan *out,

@@ -173,15 +173,16 @@ size_t plan_place(struct plan_span *spans, int count, int *order) {
 
 /* ------------------------------------------------------------------- the plan */
 
-static size_t scratch_bytes(const struct graph *graph) {
-    size_t bytes = 0;
+static void plan_attention(const struct graph *graph, struct plan *plan) {
+    plan->query_group = 1;
     for (int id = 0; id < graph->count; id++) {
         const struct graph_node *node = node_at(graph, id);
         if (node->kind != OP_ATTENTION) continue;
         size_t need = (attention_scratch_bytes(node->params.head_dim) + 63) / 64 * 64;
-        if (need > bytes) bytes = need;
+        int group = node->params.heads / node->params.kv_heads;
+        if (need > plan->scratch_bytes) plan->scratch_bytes = need;
+        if (group > plan->query_group) plan->query_group = group;
     }
-    return bytes;
 }
 
 static int plan_memory(const struct graph *graph, struct plan *plan, int threads, struct shu_error *err) {
@@ -195,7 +196,7 @@ static int plan_memory(const struct graph *graph, struct plan *plan, int threads
                 SHU_FAIL(err, SHU_E_RANGE, "the values of a graph of %d nodes are too large together", graph->count);
     if (status == SHU_OK) {
         plan->activation_bytes = plan_place(plan->span, graph->count, order);
-        plan->scratch_bytes = scratch_bytes(graph);
+        plan_attention(graph, plan);
         plan->total_bytes = plan->activation_bytes + plan->scratch_bytes * (size_t)threads;
         if (plan->total_bytes == 0) plan->total_bytes = 64;
     }
