@@ -21,6 +21,7 @@ struct generation {
     struct buf text; /* what the detokenizer made of the current token */
     struct stop_filter stop;
 
+    int vocab;        /* tokens that have a text: rows of the output matrix beyond them are padding */
     int32_t *history; /* [context + 1] prompt and answer */
     int history_count, prompt_count;
     int32_t *feed;     /* [speculate + 1] the token to feed and its draft */
@@ -112,7 +113,7 @@ static int speculation_init(struct generation *g) {
 /* All memory an answer needs: later steps only reuse it. */
 static int generation_alloc(struct generation *g, const int32_t *prompt, struct shu_error *err) {
     const struct generate_options *o = &g->options;
-    int status = sampler_new(&o->sampler, engine_config(g->engine)->vocab, &g->sampler, err);
+    int status = sampler_new(&o->sampler, g->vocab, &g->sampler, err);
     if (!status && o->grammar) status = grammar_state_new(o->grammar, &g->grammar, err);
     if (status) return status;
     g->history = mem_alloc(((size_t)engine_context(g->engine) + 1) * sizeof *g->history);
@@ -140,6 +141,7 @@ int generation_new(struct engine *engine, int sequence, const int32_t *prompt, s
     g->engine = engine;
     g->sequence = sequence;
     g->options = *options;
+    g->vocab = tokenizer_count(engine_tokenizer(engine));
     g->callback = callback;
     g->context = context;
     g->prompt_count = g->result.prompt_tokens = (int)prompt_count;
@@ -296,8 +298,7 @@ static int draw(struct generation *g, const float *logits, int32_t *id, float *l
     *logprob = 0;
     int status =
         sampler_draw(g->sampler, logits, mask, g->history, (size_t)g->history_count, id, wanted ? logprob : NULL, err);
-    if (!status && o->top_logprobs > 0)
-        top_logprobs(logits, engine_config(g->engine)->vocab, o->top_logprobs, g->top_ids, g->top_logprobs);
+    if (!status && o->top_logprobs > 0) top_logprobs(logits, g->vocab, o->top_logprobs, g->top_ids, g->top_logprobs);
     return status;
 }
 

@@ -297,6 +297,61 @@ static void log_probabilities_are_the_models(void **state) {
     engine_close(engine);
 }
 
+/* ------------------------------------------------------------------- grammar */
+
+static bool is_record(const char *text, size_t bytes) {
+    size_t at = 0;
+    if (bytes == 0 || text[at++] != '{') return false;
+    size_t letters = at;
+    while (at < bytes && text[at] >= 'a' && text[at] <= 'f') at++;
+    if (at == letters || at - letters > 12 || at == bytes || text[at++] != ':') return false;
+    size_t digits = at;
+    while (at < bytes && text[at] >= '0' && text[at] <= '9') at++;
+    return at > digits && at + 1 == bytes && text[at] == '}';
+}
+
+/* A random model under a grammar writes only what the grammar allows, and the same with and without drafts. */
+static void grammars_hold_with_and_without_drafts(void **state) {
+    (void)state;
+    static const char SOURCE[] = "root ::= \"{\" [a-f]{1,12} \":\" [0-9]{1,20} \"}\"";
+    struct engine *engine = engine_for("qwen2", DT_Q8_0, 256, 64);
+    struct grammar *grammar = NULL;
+    MUST(grammar_from_ebnf(SOURCE, sizeof SOURCE - 1, engine_tokenizer(engine), &grammar, &must));
+    /* A prompt that holds such records gives drafts that the grammar partly refuses. */
+    static const char TEXT[] = "{abcdef:0123456789} {aab:00000000} {f:1} {abcdef:0123456789";
+    struct tokens prompt = {0};
+    MUST(tokenizer_encode(engine_tokenizer(engine), engine_tokenizer_work(engine), TEXT, sizeof TEXT - 1, 0, &prompt,
+                          &must));
+    struct generate_options options;
+    static struct answer plain, with;
+    generate_defaults(&options);
+    options.grammar = grammar;
+    int s = tiny_sequence(engine), drafted = 0, accepted = 0;
+    for (uint64_t seed = 0; seed < 40; seed++) {
+        options.sampler = (struct sampler_options){
+            .temperature = seed % 4 ? 0.5f : 0, .top_p = 1, .repetition = seed % 2 ? 1 : 1.2f, .seed = seed};
+        options.speculate = 0;
+        ask(engine, s, prompt.id, prompt.count, &options, &plain);
+        if (!is_record(plain.text.data, plain.text.len))
+            fail_msg("seed %d: \"%.*s\"", (int)seed, (int)plain.text.len, plain.text.data);
+        assert_true(plain.result.reason == FINISH_GRAMMAR || plain.result.reason == FINISH_END);
+        options.speculate = 8;
+        ask(engine, s, prompt.id, prompt.count, &options, &with);
+        same_answer(&plain, &with);
+        drafted += with.result.draft_tokens;
+        accepted += with.result.draft_accepted;
+    }
+    print_message("under a grammar: drafted %d, accepted %d\n", drafted, accepted);
+    assert_true(accepted > 0);
+    tokens_free(&prompt);
+    buf_free(&plain.text);
+    buf_free(&with.text);
+    memset(&plain, 0, sizeof plain);
+    memset(&with, 0, sizeof with);
+    grammar_free(grammar);
+    engine_close(engine);
+}
+
 static void bad_requests_are_refused(void **state) {
     (void)state;
     struct engine *engine = engine_for("qwen2", DT_F32, 64, 64);
@@ -450,6 +505,7 @@ int main(void) {
         cmocka_unit_test(stop_strings_cut_the_text),
         cmocka_unit_test(every_reason_to_finish),
         cmocka_unit_test(log_probabilities_are_the_models),
+        cmocka_unit_test(grammars_hold_with_and_without_drafts),
         cmocka_unit_test(bad_requests_are_refused),
         cmocka_unit_test(answers_share_steps),
 #ifdef SHU_FAULTS
