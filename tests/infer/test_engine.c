@@ -290,6 +290,29 @@ static void bad_steps_change_nothing(void **state) {
     unlink(path);
 }
 
+/* A cache of hundreds of megabytes costs memory only where positions are used. */
+static void the_cache_becomes_resident_with_use(void **state) {
+    (void)state;
+    char path[TINY_PATH_BYTES];
+    tiny_model(path, "qwen2", DT_F32, 0);
+    struct engine_options options = {.threads = 1, .kv_positions = 4 << 20, .max_sequences = 2};
+    uint64_t before = rss_bytes();
+    struct engine *engine = tiny_engine(path, &options);
+    struct engine_stats stats;
+    engine_stats(engine, &stats);
+    assert_true(stats.kv_bytes > (uint64_t)500 << 20);
+    int32_t tokens[500];
+    random_tokens(tokens, 500, engine_config(engine)->vocab, 1);
+    struct step_item item = {tiny_sequence(engine), tokens, 500, 1};
+    MUST(engine_step(engine, &item, 1, &must));
+    uint64_t grown = rss_bytes() - before;
+    print_message("cache %llu MB, resident memory grew by %llu MB\n", (unsigned long long)stats.kv_bytes >> 20,
+                  (unsigned long long)grown >> 20);
+    assert_true(grown < (uint64_t)100 << 20);
+    engine_close(engine);
+    unlink(path);
+}
+
 #ifdef SHU_FAULTS
 static void a_step_allocates_nothing(void **state) {
     (void)state;
@@ -352,7 +375,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_architecture),       cmocka_unit_test(every_written_type),
         cmocka_unit_test(every_instruction_set),    cmocka_unit_test(bad_options_are_refused),
-        cmocka_unit_test(bad_steps_change_nothing),
+        cmocka_unit_test(bad_steps_change_nothing), cmocka_unit_test(the_cache_becomes_resident_with_use),
 #ifdef SHU_FAULTS
         cmocka_unit_test(a_step_allocates_nothing), cmocka_unit_test(every_failed_allocation_is_a_clean_error),
 #endif

@@ -1,6 +1,7 @@
 /* The loop around the engine: the same text with and without speculation, prefix reuse, stop strings, reasons to
  * finish. */
 #include <math.h>
+#include <signal.h>
 
 #include "infer/tiny_engine.h"
 
@@ -240,6 +241,13 @@ static void every_reason_to_finish(void **state) {
     assert_int_equal(answer.count, 5);
     assert_int_equal(answer.calls, 5); /* not called again */
     answer.cancel_after = 0;
+
+    interrupt_install();
+    raise(SIGINT); /* pending before the first step */
+    ask(engine, s, prompt, PROMPT, &options, &answer);
+    interrupt_clear();
+    assert_int_equal(answer.result.reason, FINISH_CANCELLED);
+    assert_int_equal(answer.count, 0);
 
     /* End tokens: at temperature 100 all tokens are about equally likely, and 3 of some 290 end the answer. */
     options.ignore_end = false;
