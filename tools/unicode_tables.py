@@ -70,7 +70,8 @@ def compare(path):
         theirs[int(scalar, 16)] = SPACE
     ours, version = read_classes()
     wrong = [scalar for scalar in range(LIMIT) if ours[scalar] != theirs[scalar]]
-    print(f"Unicode {version}: {LIMIT - len(wrong)} of {LIMIT} code points agree" + "".join(f" U+{w:04X}" for w in wrong[:20]))
+    print(f"Unicode {version}: {LIMIT - len(wrong)} of {LIMIT} code points agree")
+    print("".join(f"U+{w:04X} " for w in wrong[:20]), end="")
     return 1 if wrong else 0
 
 
