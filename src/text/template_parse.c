@@ -451,7 +451,7 @@ int parse_filters(struct parser *ps, struct node *input, bool start_inline, stru
     int status = 0;
     *out = input;
     while (!status && (start_inline || parse_is_op(ps, LEX_PIPE))) {
-        struct node *node;
+        struct node *node = NULL;
         if (!start_inline) parse_next(ps);
         start_inline = false;
         status = parse_node(ps, NODE_FILTER, ps->at, &node);
@@ -532,7 +532,7 @@ static int parse_unary(struct parser *ps, bool with_filter, struct node **out) {
 }
 
 static int binary_node(struct parser *ps, enum operator_kind op, struct node **left) {
-    struct node *node;
+    struct node *node = NULL;
     int status = parse_node(ps, NODE_BINARY, parse_next(ps), &node);
     if (status) return status;
     node->op = (uint8_t)op;
@@ -633,7 +633,7 @@ static int parse_not(struct parser *ps, struct node **out) {
 static int parse_logic(struct parser *ps, bool is_or, struct node **out) {
     int status = is_or ? parse_logic(ps, false, out) : parse_not(ps, out);
     while (!status && parse_is_name(ps, is_or ? "or" : "and")) {
-        struct node *node;
+        struct node *node = NULL;
         status = parse_node(ps, is_or ? NODE_OR : NODE_AND, parse_next(ps), &node);
         if (status) return status;
         node->a = *out;
@@ -648,7 +648,7 @@ int parse_expression(struct parser *ps, bool with_condition, struct node **out) 
     const struct lex_token *unknown = ps->unknown;
     if (!status) status = parse_logic(ps, true, out);
     while (!status && with_condition && parse_is_name(ps, "if")) {
-        struct node *node, *value = *out;
+        struct node *node = NULL, *value = *out;
         status = parse_node(ps, NODE_CONDITIONAL, parse_next(ps), &node);
         if (!status) status = parse_logic(ps, true, &node->a);
         if (!status && parse_skip_name(ps, "else")) status = parse_expression(ps, true, &node->c);

@@ -42,7 +42,7 @@ static int parse_one_target(struct parser *ps, bool attributes, struct node **ou
     for (size_t i = 0; i < sizeof reserved / sizeof *reserved; i++)
         if (text_is(&token->text, reserved[i]))
             return parse_fail(ps, token, "\"%s\" cannot be assigned to", reserved[i]);
-    struct node *name;
+    struct node *name = NULL;
     status = parse_name_node(ps, token, &name);
     *out = name;
     if (status || !attributes || !parse_skip_op(ps, LEX_DOT)) return status;
@@ -92,7 +92,7 @@ static int parse_if(struct parser *ps, struct node *node) {
     if (!status) status = parse_body(ps, true, ends, &node->body);
     if (status) return status;
     if (parse_is_name(ps, "elif")) {
-        struct node *nested;
+        struct node *nested = NULL;
         status = parse_node(ps, NODE_IF, parse_next(ps), &nested);
         if (!status) status = parse_enter(ps);
         if (!status) status = parse_if(ps, nested);

@@ -252,9 +252,9 @@ static int charge_find_last(struct interp *in, const struct text *text, const st
 /* ---------------------------------------------------------- argument checks */
 
 static int need_string(struct interp *in, struct value value, const struct text **out) {
-    if (value.kind != VAL_STRING) return TPL_FAIL(in, "expected a string argument, found %s", value_kind_name(value));
-    *out = value.text;
-    return 0;
+    static const struct text none = {"", 0};
+    *out = value.kind == VAL_STRING ? value.text : &none;
+    return value.kind == VAL_STRING ? 0 : TPL_FAIL(in, "expected a string argument, found %s", value_kind_name(value));
 }
 
 static int optional_integer(struct interp *in, struct value value, int64_t fallback, int64_t *out) {
