@@ -281,7 +281,7 @@ INLINE void step_q6_k(const uint8_t *head, const uint8_t *body, const struct til
     const __m512 d = load_halves(head);
     for (int sub = 0; sub < 8; sub++) {
         int half = sub / 4, j = sub % 4;
-        const uint8_t *ql = body + 256 + half * 1024 + j % 2 * 512, *qh = body + 2304 + half * 512;
+        const uint8_t *ql = body + 256 + half * 1536 + j % 2 * 512, *qh = body + 1280 + half * 1536;
         __m512i w[8], words = load(body + sub / 2 * 64);
         UNROLL_8 for (int k = 0; k < 8; k++) {
             __m512i top = bits_moved(load(qh + 64 * k), 2 * j, 4, bytes(48));

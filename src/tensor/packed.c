@@ -13,12 +13,14 @@ const struct packed_layout packed_layouts[DT_COUNT] = {
     [DT_Q3_K] = {1, {108}, false, {{96, 3}, {32, 16}, {0, 8}}},
     [DT_Q4_K] = {2, {0, 2}, false, {{4, 3}, {16, 32}}},
     [DT_Q5_K] = {2, {0, 2}, false, {{4, 3}, {16, 8}, {48, 32}}},
-    [DT_Q6_K] = {1, {208}, false, {{192, 4}, {0, 32}, {128, 16}}},
+    [DT_Q6_K] = {1, {208}, false, {{192, 4}, {0, 16}, {128, 8}, {64, 16}, {160, 8}}},
 };
 
 size_t packed_body_bytes(enum dtype dtype) {
     const struct packed_span *span = packed_layouts[dtype].span;
-    return 4u * ((size_t)span[0].words + span[1].words + span[2].words);
+    size_t words = 0;
+    for (int s = 0; s < PACKED_SPANS; s++) words += span[s].words;
+    return 4 * words;
 }
 
 static size_t head_bytes(const struct packed *packed) {
@@ -112,7 +114,7 @@ static void block_fill(const struct packed_layout *layout, int lanes, const uint
     size_t line = (size_t)lanes * 4;
     for (int half = 0; half < layout->halves; half++)
         for (int lane = 0; lane < lanes; lane++, head += 2) memcpy(head, row[lane] + layout->half_offset[half], 2);
-    for (int s = 0; s < 3; s++) {
+    for (int s = 0; s < PACKED_SPANS; s++) {
         size_t offset = layout->span[s].offset, words = layout->span[s].words, k = 0;
         for (; k + 4 <= words; k += 4, body += 4 * line)
             for (int lane = 0; lane < lanes; lane += 4) transpose4(row + lane, offset + 4 * k, body + lane * 4, line);
@@ -193,7 +195,7 @@ void packed_block(const struct packed *packed, int64_t row, int64_t block, uint8
     for (size_t half = 0; half < layout->halves; half++)
         memcpy(out + layout->half_offset[half], panel + head + (half * lanes + lane) * 2, 2);
     const uint8_t *in = panel + body + lane * 4;
-    for (int s = 0; s < 3; s++)
+    for (int s = 0; s < PACKED_SPANS; s++)
         for (size_t k = 0; k < layout->span[s].words; k++, in += lanes * 4) {
             uint32_t word;
             memcpy(&word, in, 4);

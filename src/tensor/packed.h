@@ -26,7 +26,7 @@
  *   Q3_K    256   d        scales (96,3) qs (32,16) hmask (0,8)
  *   Q4_K    256   d dmin   scales (4,3)  qs (16,32)
  *   Q5_K    256   d dmin   scales (4,3)  qh (16,8)  qs (48,32)
- *   Q6_K    256   d        scales (192,4) ql (0,32) qh (128,16)
+ *   Q6_K    256   d        scales (192,4) ql (0,16) qh (128,8) ql (64,16) qh (160,8)
  *
  * Nothing grows: every type keeps its size, apart from the round-up of a panel
  * to 64 bytes and one unused head where the number of blocks is odd.
@@ -48,6 +48,7 @@
 #include "tensor/tensor.h"
 
 #define PACKED_MAX_LANES       16
+#define PACKED_SPANS           5
 #define PACKED_MAX_BLOCK_BYTES 210 /* Q6_K */
 
 struct packed_span {
@@ -59,7 +60,7 @@ struct packed_layout {
     uint8_t halves;         /* f16 fields per block; 0 = not a quantised weight type */
     uint8_t half_offset[2]; /* where they lie in GGML's block */
     bool bit_planes;        /* the first word is bit-transposed, see (*) */
-    struct packed_span span[3];
+    struct packed_span span[PACKED_SPANS];
 };
 extern const struct packed_layout packed_layouts[DT_COUNT];
 
