@@ -460,6 +460,33 @@ static void test_open_survives_faults(void **state) {
     unlink(path);
 }
 
+static void test_tokenizer_survives_faults(void **state) {
+    (void)state;
+    char path[TINY_PATH_BYTES];
+    struct tiny_spec spec;
+    struct model *model = NULL;
+    struct tokenizer *tokenizer = NULL;
+    tiny_defaults("qwen2", &spec);
+    tiny_path(path, ".gguf");
+    assert_int_equal(tiny_write(path, &spec, NULL), 0);
+    assert_int_equal(model_open(path, &model, NULL), 0);
+    fault_arm(FAULT_ALLOC, 1000000);
+    assert_int_equal(model_tokenizer(model, &tokenizer, NULL), 0);
+    assert_int_equal(tokenizer_count(tokenizer), tiny_vocab_count());
+    tokenizer_free(tokenizer);
+    long operations = fault_count(FAULT_ALLOC);
+    for (long k = 1; k <= operations; k++) {
+        struct shu_error err = {0};
+        fault_arm(FAULT_ALLOC, k);
+        int rc = model_tokenizer(model, &tokenizer, &err);
+        fault_arm(FAULT_ALLOC, 0);
+        assert_int_equal(rc, SHU_E_NOMEM);
+        assert_one_clean_error(rc, &err);
+    }
+    model_close(model);
+    unlink(path);
+}
+
 static void test_write_survives_faults(void **state) {
     (void)state;
     char path[TINY_PATH_BYTES];
@@ -509,6 +536,7 @@ int main(void) {
         cmocka_unit_test(test_cut_at_every_length),
         cmocka_unit_test(test_every_byte_damaged),
         cmocka_unit_test(test_open_survives_faults),
+        cmocka_unit_test(test_tokenizer_survives_faults),
         cmocka_unit_test(test_write_survives_faults),
         cmocka_unit_test(test_missing),
     };

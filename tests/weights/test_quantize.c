@@ -1,6 +1,6 @@
 /* Quantising: which types tensors get, what the values become, and that a
  * failure leaves nothing behind. That the choice of types equals llama.cpp's is
- * pinned here for shapes taken from its own output; bench/ compares whole files. */
+ * pinned here for known shapes; bench/vs-quantize.sh compares whole files. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
