@@ -12,10 +12,11 @@ enum { GRAMMAR_VOCAB_MAX = 400 };
 /* "▁" stands for a space, as in SentencePiece. NULL on failure. The end token is number 0. */
 static inline struct tokenizer *grammar_vocab_new(void) {
     static const char *const texts[] = {
-        "{\"",   "\"}",   "\":",   "\",",  "\"]",    "[\"",  "}}",     "]]",     "},",     "],",      "{}",       "[]",  "\":▁", "\",▁",
-        "\",▁\"", ",\"",  ":\"",   "\":\"", "\":▁\"", "true", "false",  "null",   "tru",    "name",    "age",      "id",  "a",    "ab",
-        "abc",   "12",    "123",   "1,",   "0.",     "5}",   "\"a",    "a\"",    "a\":",   "\\n",     "\\\"",     "\\u", "▁",    "▁▁",
-        "中",    "中国",  "国\"",  "🙂",   "-",      "-1",   "2024-",  "@a",     ".com",   "select▁", "▁where▁",  "x\"}", "}\n",  "\n\n"};
+        "{\"",   "\"}",  "\":",    "\",",     "\"]",     "[\"",   "}}",     "]]",   "},",    "],",   "{}",  "[]",
+        "\":▁",  "\",▁", "\",▁\"", ",\"",     ":\"",     "\":\"", "\":▁\"", "true", "false", "null", "tru", "name",
+        "age",   "id",   "a",      "ab",      "abc",     "12",    "123",    "1,",   "0.",    "5}",   "\"a", "a\"",
+        "a\":",  "\\n",  "\\\"",   "\\u",     "▁",       "▁▁",    "中",     "中国", "国\"",  "🙂", "-",   "-1",
+        "2024-", "@a",   ".com",   "select▁", "▁where▁", "x\"}",  "}\n",    "\n\n"};
     struct span tokens[GRAMMAR_VOCAB_MAX];
     float scores[GRAMMAR_VOCAB_MAX] = {0};
     int32_t types[GRAMMAR_VOCAB_MAX], count = 0;
@@ -32,8 +33,16 @@ static inline struct tokenizer *grammar_vocab_new(void) {
         tokens[count] = (struct span){texts[i], (uint32_t)strlen(texts[i])};
         types[count++] = TOKEN_NORMAL;
     }
-    struct vocab_spec spec = {.model = VOCAB_SPM, .pre = PRE_NONE, .count = count, .tokens = tokens, .scores = scores,
-                              .types = types, .bos = -1, .eos = 0, .unk = -1, .pad = -1};
+    struct vocab_spec spec = {.model = VOCAB_SPM,
+                              .pre = PRE_NONE,
+                              .count = count,
+                              .tokens = tokens,
+                              .scores = scores,
+                              .types = types,
+                              .bos = -1,
+                              .eos = 0,
+                              .unk = -1,
+                              .pad = -1};
     struct shu_error err = {0};
     if (tokenizer_new(&spec, &out, &err)) fprintf(stderr, "%s\n", err.message);
     return out;

@@ -50,7 +50,8 @@ static int32_t draw(struct walk *w) {
 }
 
 /* The mask must say what the automaton says. */
-static void cross_check(struct walk *w, const struct grammar_state *state, struct grammar_state *copy, const uint64_t *mask) {
+static void cross_check(struct walk *w, const struct grammar_state *state, struct grammar_state *copy,
+                        const uint64_t *mask) {
     for (int i = 0; i < 12; i++) {
         int32_t id = (int32_t)(rng_next(&w->rng) % (uint64_t)tokenizer_count(w->tokenizer));
         if (i < 6 && w->allowed_count) id = w->allowed[rng_next(&w->rng) % w->allowed_count];
@@ -96,15 +97,17 @@ static json_t *answer(struct walk *w, const json_t *request) {
     w->step_ns = w->slowest_ns = 0;
     w->disagrees = false;
     uint64_t start = clock_ns();
-    int status = ebnf ? grammar_from_ebnf(json_string_value(ebnf), json_string_length(ebnf), w->tokenizer, &grammar, &err)
-                      : grammar_from_schema(json_object_get(request, "schema"), w->tokenizer, &grammar, &err);
+    int status =
+        ebnf ? grammar_from_ebnf(json_string_value(ebnf), json_string_length(ebnf), w->tokenizer, &grammar, &err)
+             : grammar_from_schema(json_object_get(request, "schema"), w->tokenizer, &grammar, &err);
     uint64_t compile_ns = clock_ns() - start;
     if (status) return json_pack("{s:s, s:i}", "error", err.message, "code", err.code);
     bool finished = run(w, grammar, &text, &err);
     grammar_free(grammar);
-    json_t *reply = json_pack("{s:b, s:i, s:I, s:f, s:f, s:b}", "finished", finished, "tokens", w->tokens, "compile_us",
-                              (json_int_t)(compile_ns / 1000), "step_us", (double)w->step_ns / 1e3 / (w->tokens ? w->tokens : 1),
-                              "slowest_us", (double)w->slowest_ns / 1e3, "disagrees", w->disagrees);
+    json_t *reply =
+        json_pack("{s:b, s:i, s:I, s:f, s:f, s:b}", "finished", finished, "tokens", w->tokens, "compile_us",
+                  (json_int_t)(compile_ns / 1000), "step_us", (double)w->step_ns / 1e3 / (w->tokens ? w->tokens : 1),
+                  "slowest_us", (double)w->slowest_ns / 1e3, "disagrees", w->disagrees);
     json_t *out = json_stringn(text.data ? text.data : "", text.len);
     json_object_set_new(reply, "text", out ? out : json_null()); /* null: not UTF-8 */
     buf_free(&text);
@@ -127,15 +130,18 @@ int main(int argc, char **argv) {
     struct model *model = NULL;
     struct tokenizer *tokenizer = NULL;
     if (load_tokenizer(argc > 1 ? argv[1] : NULL, &model, &tokenizer)) return 1;
-    struct walk w = {.tokenizer = tokenizer, .allowed = mem_alloc((size_t)tokenizer_count(tokenizer) * sizeof(int32_t))};
+    struct walk w = {.tokenizer = tokenizer,
+                     .allowed = mem_alloc((size_t)tokenizer_count(tokenizer) * sizeof(int32_t))};
     char *line = NULL;
     size_t cap = 0;
     ssize_t n;
     while (w.allowed && (n = getline(&line, &cap, stdin)) > 0) {
         struct shu_error err = {0};
         json_t *request = NULL, *reply;
-        if (json_parse(line, (size_t)n, "stdin", &request, &err)) reply = json_pack("{s:s}", "error", err.message);
-        else reply = answer(&w, request);
+        if (json_parse(line, (size_t)n, "stdin", &request, &err))
+            reply = json_pack("{s:s}", "error", err.message);
+        else
+            reply = answer(&w, request);
         json_dumpf(reply, stdout, JSON_COMPACT);
         putchar('\n');
         fflush(stdout);
