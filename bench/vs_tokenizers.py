@@ -1,8 +1,8 @@
 """Tokenising speed, one thread, beside tiktoken and llama.cpp on the same texts in this run.
 
 tiktoken's Encoding is made from the GGUF's own vocabulary with Qwen's regular expression. shu is a fresh process each
-round (its cache is cold), tiktoken and llama.cpp keep their process; the best round counts for each. All three must give
-the same number of tokens. tiktoken comes from `pip install tiktoken`; without it only llama.cpp is compared.
+round (its cache is cold), tiktoken and llama.cpp keep their process; the best round counts for each. All must give the
+same number of tokens. tiktoken comes from `pip install tiktoken`; without it only llama.cpp is compared.
 """
 import argparse
 import json
@@ -64,7 +64,8 @@ def best(rounds, once):
 
 
 def shu(model, path, rounds):
-    runs = [json.loads(peers.run([peers.SHU, "tokenize", model, "--count"], stdin=open(path, "rb"))) for _ in range(rounds)]
+    argv = [peers.SHU, "tokenize", model, "--count"]
+    runs = [json.loads(peers.run(argv, stdin=open(path, "rb"))) for _ in range(rounds)]
     return runs[0]["tokens"], min(r["seconds"] for r in runs)
 
 
@@ -74,8 +75,8 @@ def llama_program():
     source = peers.ROOT / "bench/llama_tokenize.c"
     if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
         include = peers.llama_source()
-        peers.run(["cc", "-O2", "-o", program, source, f"-I{include}/include", f"-I{include}/ggml/include", f"-L{library}",
-                   "-lllama", "-lggml", "-lggml-base", f"-Wl,-rpath,{library}"])
+        peers.run(["cc", "-O2", "-o", program, source, f"-I{include}/include", f"-I{include}/ggml/include",
+                   f"-L{library}", "-lllama", "-lggml", "-lggml-base", f"-Wl,-rpath,{library}"])
     return program
 
 
@@ -86,7 +87,8 @@ def main():
     args = parser.parse_args()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     texts = {"English": peers.english_text(args.bytes), "Chinese": peers.chinese_text(args.bytes // 3)}
-    lines = ["| model | text | bytes | tokens | shu MB/s | tiktoken MB/s | llama.cpp MB/s | shu / tiktoken |", "|" + "---|" * 8]
+    lines = ["| model | text | bytes | tokens | shu MB/s | tiktoken MB/s | llama.cpp MB/s | shu / tiktoken |",
+             "|" + "---|" * 8]
     data = []
     for size in ("0.5B", "270M"):
         try:
@@ -98,7 +100,8 @@ def main():
             path.write_text(text, encoding="utf-8")
             megabytes = path.stat().st_size / 1e6
             count, ours = shu(peers.model(size), path, args.rounds)
-            row = {"model": size, "text": language, "bytes": path.stat().st_size, "tokens": count, "shu": megabytes / ours}
+            row = {"model": size, "text": language, "bytes": path.stat().st_size, "tokens": count,
+                   "shu": megabytes / ours}
             if encoding:
                 other, seconds = best(args.rounds, lambda: len(encoding.encode(text, allowed_special="all")))
                 assert other == count, f"tiktoken gives {other} tokens, shu {count}"

@@ -25,9 +25,19 @@ static inline struct merged bpe_lookup(const struct tokenizer *tokenizer, const 
     return (struct merged){found->key ? found->rank : MERGE_NEVER, found->id};
 }
 
+/* Merges mostly come in the order of the tokens they make: the token after the last one is tried first, which spares
+ * a third of the look-ups of a load. */
+static int32_t find_next(const struct tokenizer *tokenizer, const char *text, size_t bytes, int32_t guess) {
+    if (guess < tokenizer->count) {
+        struct span there = text_at(&tokenizer->stored, guess);
+        if (there.bytes == bytes && memcmp(there.text, text, bytes) == 0) return guess;
+    }
+    return text_map_find(&tokenizer->by_text, text, bytes);
+}
+
 /* One line of the merge list, "left right": the ids of both and of what they become. */
 static int parse_merge(const struct tokenizer *tokenizer, const struct vocab_spec *spec, int32_t rank, char *scratch,
-                       size_t scratch_bytes, int32_t ids[3], struct shu_error *err) {
+                       size_t scratch_bytes, int32_t guess, int32_t ids[3], struct shu_error *err) {
     struct span merge = spec->merges[rank];
     const char *space = merge.bytes > 2 ? memchr(merge.text + 1, ' ', merge.bytes - 1) : NULL;
     if (!space || space + 1 == merge.text + merge.bytes)
@@ -39,7 +49,7 @@ static int parse_merge(const struct tokenizer *tokenizer, const struct vocab_spe
         memcpy(scratch + left, space + 1, right);
         ids[0] = text_map_find(&tokenizer->by_text, scratch, left);
         ids[1] = text_map_find(&tokenizer->by_text, space + 1, right);
-        ids[2] = text_map_find(&tokenizer->by_text, scratch, left + right);
+        ids[2] = find_next(tokenizer, scratch, left + right, guess);
     }
     if (ids[0] >= 0 && ids[1] >= 0 && ids[2] >= 0) return SHU_OK;
     return SHU_FAIL(
@@ -97,6 +107,7 @@ static int bpe_merges_new(struct tokenizer *tokenizer, const struct vocab_spec *
     for (int32_t id = 0; id < tokenizer->count; id++)
         if (text_at(&tokenizer->stored, id).bytes > longest) longest = text_at(&tokenizer->stored, id).bytes;
     char *scratch = mem_alloc(longest);
+    int32_t last = -1;
     int rc = SHU_OK;
     if (!tokenizer->pairs || !scratch) {
         rc = SHU_FAIL(err, SHU_E_NOMEM, "out of memory for %d merges", (int)spec->merge_count);
@@ -104,7 +115,8 @@ static int bpe_merges_new(struct tokenizer *tokenizer, const struct vocab_spec *
     }
     for (int32_t rank = 0; rank < spec->merge_count; rank++) {
         int32_t ids[3] = {-1, -1, -1};
-        if ((rc = parse_merge(tokenizer, spec, rank, scratch, longest, ids, err)) != 0) goto out;
+        if ((rc = parse_merge(tokenizer, spec, rank, scratch, longest, last + 1, ids, err)) != 0) goto out;
+        last = ids[2];
         struct bpe_pair *pair = pair_find(tokenizer, pair_key(ids[0], ids[1]));
         if (pair->key) continue; /* said twice: the better rank stands */
         *pair = (struct bpe_pair){pair_key(ids[0], ids[1]), (uint32_t)rank, ids[2]};

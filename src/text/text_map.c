@@ -62,6 +62,11 @@ int32_t text_map_add(struct text_map *map, int32_t id) {
     return slot->id;
 }
 
+void text_map_prefetch(const struct text_map *map, int32_t id) {
+    struct span text = text_at(map->list, id);
+    __builtin_prefetch(&map->slots[hash_text(text.text, text.bytes) & map->mask], 1);
+}
+
 int32_t text_map_find(const struct text_map *map, const char *text, size_t bytes) {
     uint32_t tag;
     return map_slot(map, text, bytes, &tag)->id;

@@ -91,11 +91,14 @@ static int copy_texts(struct tokenizer *tokenizer, const struct vocab_spec *spec
     return rc;
 }
 
+#define INDEX_AHEAD 12 /* slots are fetched this many tokens early: a large index misses the cache at each one */
+
 /* Two tokens of one text could not both be found again. Empty tokens (padding in some files) are let be: nothing
  * encodes to them. */
 static int index_texts(struct tokenizer *tokenizer, struct shu_error *err) {
     int rc = text_map_new(&tokenizer->by_text, &tokenizer->stored, err);
     for (int32_t id = 0; !rc && id < tokenizer->count; id++) {
+        if (id + INDEX_AHEAD < tokenizer->count) text_map_prefetch(&tokenizer->by_text, id + INDEX_AHEAD);
         if (text_at(&tokenizer->stored, id).bytes == 0) continue;
         int32_t there = text_map_add(&tokenizer->by_text, id);
         if (there != id)

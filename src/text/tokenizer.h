@@ -43,6 +43,7 @@ int text_map_new(struct text_map *map, const struct text_list *list, struct shu_
 void text_map_free(struct text_map *map);
 /* Adds text id of the list unless an equal one is there; returns the id now stored. */
 int32_t text_map_add(struct text_map *map, int32_t id);
+void text_map_prefetch(const struct text_map *map, int32_t id);                    /* before text_map_add(map, id) */
 int32_t text_map_find(const struct text_map *map, const char *text, size_t bytes); /* -1 = none */
 
 /* --------------------------------------------------------- prefix matcher */

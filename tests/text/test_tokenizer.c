@@ -4,6 +4,7 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <time.h>
 #include <cmocka.h>
 
 static struct tokenizer *build(const struct vocab *vocab) {
@@ -215,10 +216,10 @@ static void test_long_words(void **state) {
     char *text = malloc(bytes);
     memset(text, 'a', bytes);
     struct tokens ids = {0};
-    uint64_t start = clock_ns();
+    clock_t start = clock(); /* processor time: a busy machine must not fail the test */
     encode(tokenizer, text, bytes, 0, &ids);
     assert_int_equal(ids.count, bytes / 128);
-    assert_true(clock_ns() - start < 20000000000u);
+    assert_true(clock() - start < 20 * CLOCKS_PER_SEC);
     free(text);
     tokens_free(&ids);
     tokenizer_free(tokenizer);
