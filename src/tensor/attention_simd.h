@@ -26,15 +26,24 @@
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
 
+/* What to fetch while a register kernel runs: one address per k. Pages are scattered, which the hardware
+ * prefetcher cannot foresee, and fetching a tile in one burst fills the miss buffers and stalls. */
+struct ahead {
+    const uint8_t *at;
+    int64_t step; /* bytes; 0 = nothing new */
+};
+
 /* c[q][v] (+)= sum over k < depth of a[q * a_stride + k] * b[k * b_stride + v], q < queries, v < vectors * lanes. */
-SIMD_INLINE void micro(int queries, int vectors, bool add_to, const float *a, int64_t a_stride, const float *b,
-                       int64_t b_stride, int64_t depth, float *c, int64_t c_stride) {
+SIMD_INLINE void micro(int queries, int vectors, bool add_to, struct ahead ahead, const float *a, int64_t a_stride,
+                       const float *b, int64_t b_stride, int64_t depth, float *c, int64_t c_stride) {
     vec acc[MICRO_QUERIES][MICRO_VECTORS];
     UNROLL
     for (int q = 0; q < queries; q++) UNROLL
     for (int v = 0; v < vectors; v++) acc[q][v] = add_to ? v_load(c + q * c_stride + v * SIMD_LANES) : v_set1(0.0f);
     for (int64_t k = 0; k < depth; k++, b += b_stride) {
         vec row[MICRO_VECTORS];
+        __builtin_prefetch(ahead.at);
+        ahead.at += ahead.step;
         UNROLL
         for (int v = 0; v < vectors; v++) row[v] = v_load(b + v * SIMD_LANES);
         UNROLL
@@ -56,18 +65,21 @@ SIMD_INLINE void micro(int queries, int vectors, bool add_to, const float *a, in
         break;
 
 /* scores of 16 positions: p[q][0…15] = q · K tile */
-static void score_tile(int queries, const float *q, const float *tile, int dim, float *p) {
+static void score_tile(int queries, struct ahead ahead, const float *q, const float *tile, int dim, float *p) {
     for (int v = 0; v < TILE_VECTORS;
          v += MICRO_VECTORS, tile += MICRO_VECTORS * SIMD_LANES, p += MICRO_VECTORS * SIMD_LANES) {
-        switch (queries) { MICRO_EACH(MICRO_VECTORS, false, q, QUERY_STRIDE, tile, KV_TILE, dim, p, KV_PAGE) }
+        switch (queries) { MICRO_EACH(MICRO_VECTORS, false, ahead, q, QUERY_STRIDE, tile, KV_TILE, dim, p, KV_PAGE) }
     }
 }
 
 /* out[q] += p[q][first…last) * V tile rows, dimensions rounded up to whole registers (the tail falls
  * into padding of out and reads at most 15 floats past a tile row). */
-static void value_tile(int queries, const float *p, const float *tile, int dim, int depth, float *out) {
-    for (int d = 0; d < dim; d += MICRO_VECTORS * SIMD_LANES) {
-        switch (queries) { MICRO_EACH(MICRO_VECTORS, true, p, KV_PAGE, tile + d, dim, depth, out + d, QUERY_STRIDE) }
+static void value_tile(int queries, struct ahead ahead, const float *p, const float *tile, int dim, int depth,
+                       float *out) {
+    for (int d = 0; d < dim; d += MICRO_VECTORS * SIMD_LANES, ahead.at += depth * ahead.step) {
+        switch (queries) {
+            MICRO_EACH(MICRO_VECTORS, true, ahead, p, KV_PAGE, tile + d, dim, depth, out + d, QUERY_STRIDE)
+        }
     }
 }
 
@@ -94,11 +106,8 @@ struct block {
     struct group group[QUERY_BLOCK / MICRO_QUERIES + 2];
 };
 
-/* 16 positions as f32. The same stretch of the next page is fetched meanwhile: pages are scattered,
- * which the hardware prefetcher cannot foresee. */
-SIMD_INLINE void tile_load(enum kv_type type, const uint8_t *from, const uint8_t *next, int count, float *tile) {
-    size_t element = type == KV_F16 ? 2 : 1;
-    for (size_t byte = 0; byte < (size_t)count * element; byte += 64) __builtin_prefetch(next + byte);
+/* 16 positions as f32. */
+SIMD_INLINE void tile_load(enum kv_type type, const uint8_t *from, int count, float *tile) {
     if (type == KV_F16) {
         for (int i = 0; i < count; i += SIMD_LANES)
             v_store(tile + i, v_load_f16((const uint16_t *)(const void *)from + i));
@@ -114,10 +123,12 @@ static void page_scores(struct block *block, const struct kv_head *page, const s
     size_t tile_bytes = (size_t)tile_elements * (step->type == KV_F16 ? 2 : 1);
     for (int tile = block->first / KV_TILE; tile * KV_TILE < block->last; tile++) {
         size_t offset = (size_t)tile * tile_bytes;
-        tile_load(step->type, page->k + offset, next->k + offset, tile_elements, s->tile);
+        tile_load(step->type, page->k + offset, tile_elements, s->tile);
+        struct ahead ahead = {next->k + offset, (int64_t)tile_bytes / step->head_dim}; /* the first group fetches all */
         for (int g = 0; g < block->groups; g++) {
             int from = block->group[g].from, n = block->group[g].to - from;
-            score_tile(n, s->q[from], s->tile, step->head_dim, s->p[from] + tile * KV_TILE);
+            score_tile(n, ahead, s->q[from], s->tile, step->head_dim, s->p[from] + tile * KV_TILE);
+            ahead.step = 0;
         }
     }
 }
@@ -183,12 +194,13 @@ static void single_values(struct block *block, int n, int base, int low, int hig
     int dim = block->args->step->head_dim;
     if (query->first > low) low = query->first;
     if (query->last < high) high = query->last;
-    if (low < high) value_tile(1, s->p[n] + low, s->tile + (low - base) * dim, dim, high - low, s->out[n]);
+    struct ahead nothing = {(const uint8_t *)s->tile, 0};
+    if (low < high) value_tile(1, nothing, s->p[n] + low, s->tile + (low - base) * dim, dim, high - low, s->out[n]);
 }
 
 /* Values of the tile at `base` for one group: the stretch that all its queries see together, what each
  * sees before and after it on its own. Positions stay ascending for each query. */
-static void group_values(struct block *block, int base, const struct group *group) {
+static void group_values(struct block *block, int base, const struct group *group, struct ahead ahead) {
     struct attention_scratch *s = block->scratch;
     int dim = block->args->step->head_dim, end = base + KV_TILE;
     int low = group->low > base ? group->low : base, high = group->high < end ? group->high : end;
@@ -196,8 +208,8 @@ static void group_values(struct block *block, int base, const struct group *grou
     if (low > base)
         for (int n = group->from; n < group->to; n++) single_values(block, n, base, base, low);
     if (low < high)
-        value_tile(group->to - group->from, s->p[group->from] + low, s->tile + (low - base) * dim, dim, high - low,
-                   s->out[group->from]);
+        value_tile(group->to - group->from, ahead, s->p[group->from] + low, s->tile + (low - base) * dim, dim,
+                   high - low, s->out[group->from]);
     if (high < end)
         for (int n = group->from; n < group->to; n++) single_values(block, n, base, high, end);
 }
@@ -208,8 +220,12 @@ static void page_values(struct block *block, const struct kv_head *page, const s
     size_t tile_bytes = (size_t)tile_elements * (step->type == KV_F16 ? 2 : 1);
     for (int tile = block->first / KV_TILE; tile * KV_TILE < block->last; tile++) {
         size_t offset = (size_t)tile * tile_bytes;
-        tile_load(step->type, page->v + offset, next->v + offset, tile_elements, block->scratch->tile);
-        for (int g = 0; g < block->groups; g++) group_values(block, tile * KV_TILE, &block->group[g]);
+        tile_load(step->type, page->v + offset, tile_elements, block->scratch->tile);
+        struct ahead ahead = {next->v + offset, (int64_t)tile_bytes / step->head_dim};
+        for (int g = 0; g < block->groups; g++) {
+            group_values(block, tile * KV_TILE, &block->group[g], ahead);
+            ahead.step = 0;
+        }
     }
 }
 
