@@ -161,7 +161,8 @@ static double round_trip_error(enum dtype dtype, const float *x, const float *im
     return sqrt(error / energy);
 }
 
-/* Relative root mean square error: bars are what ggml (llama.cpp, July 2026) reaches on these distributions. */
+/* Relative root mean square error: bars are what ggml 0.25.3 reaches on half a
+ * million values of these distributions. */
 static void test_encoders_beat_bars(void **state) {
     (void)state;
     static const struct {
