@@ -8,9 +8,10 @@
  * may wrap. Q8_0 has no such room: its signs move to the activations and each pair sum (<= 2 * 128 * 127) is widened.
  *
  * Each type has a decoder, which turns 32 columns of a panel into `struct decoded`, and a kind, which says how decoded
- * weights meet activations. One to three tokens meet the weights of one panel as they leave the decoder, in registers.
- * More tokens go in tiles of 4 by 2 panels, the decoded weights waiting in L1: a broadcast then serves two panels
- * and a weight four tokens, and loads no longer bound the loop (measured: 10 -> 7 cycles for 256 products).
+ * weights meet activations. One to four tokens meet the weights of one panel as they leave the decoder, in registers
+ * (for four, the tiles below would be as fast from the cache, but half as fast from memory). More tokens go in tiles of
+ * 4 by 2 panels, the decoded weights waiting in L1: a broadcast then serves two panels and a weight four tokens, and
+ * loads no longer bound the loop (measured: 10 -> 7 cycles for 256 products).
  *
  * Fixed order: acc = fma(sum of 32 columns, d * scale, acc), ascending; then the minimum likewise. One token or many
  * run the same operations on the same operands. */
@@ -408,18 +409,17 @@ INLINE const uint8_t *body_of(const struct type type, const uint8_t *panel, int6
  * nearly all of the arithmetic (measured on Zen 3: 63-82 % of a plain read without, 86-93 % with; 1-4 KB are alike). */
 #define PREFETCH_AHEAD 2048
 
-INLINE void prefetch_share(const struct type type, const uint8_t *body, int sub) {
+INLINE void prefetch_share(const struct type type, const uint8_t *ahead, int sub) {
     const int subs = type.columns / ACT8_BLOCK;
     const size_t lines = (type.head + type.body + 63) / 64;
     const size_t first = lines * (size_t)sub / (size_t)subs, last = lines * (size_t)(sub + 1) / (size_t)subs;
-    UNROLL for (size_t i = first; i < last; i++)
-        _mm_prefetch((const char *)body + PREFETCH_AHEAD + 64 * i, _MM_HINT_T0);
+    UNROLL for (size_t i = first; i < last; i++) _mm_prefetch((const char *)ahead + 64 * i, _MM_HINT_T0);
 }
 
 INLINE void few_sub(const struct type type, const uint8_t *head, const uint8_t *body, const struct shared *shared,
                     const int sub, struct rows rows, const int tokens, __m256 *acc) {
     struct decoded w;
-    prefetch_share(type, body, sub);
+    prefetch_share(type, body + PREFETCH_AHEAD, sub);
     type.decode(head, body, shared, sub, &w);
     rows.x += (size_t)sub * sizeof(struct act8_block);
     block_times(type.kind, &w, 1, rows, tokens, acc);
@@ -480,15 +480,17 @@ INLINE void tile_times(const struct matmul_args *args, int64_t panel, int panels
     const uint8_t *at[PANEL_TILE] = {first, panels == 2 ? first + panel_bytes : first};
     int64_t blocks = args->weight->cols / type.columns;
     for (int64_t b = 0; b < blocks; b++) {
-        const uint8_t *head[PANEL_TILE], *body[PANEL_TILE];
+        const uint8_t *head[PANEL_TILE], *body[PANEL_TILE], *ahead[PANEL_TILE];
         UNROLL for (int p = 0; p < PANEL_TILE; p++) {
             head[p] = head_of(type, at[p], b);
             body[p] = body_of(type, at[p], b);
+            ahead[p] = body[p] + PREFETCH_AHEAD;
+            if (ahead[p] >= at[p] + panel_bytes) ahead[p] += panel_bytes; /* what follows is the other panel's */
             type.share(head[p], body[p], &shared[p]);
         }
         for (int sub = 0; sub < type.columns / ACT8_BLOCK; sub++, rows.x += sizeof(struct act8_block)) {
             UNROLL for (int p = 0; p < PANEL_TILE; p++) {
-                prefetch_share(type, body[p], sub);
+                prefetch_share(type, ahead[p], sub);
                 type.decode(head[p], body[p], &shared[p], sub, &w[p]);
             }
             tile_block(type.kind, w, rows, tokens, acc);
@@ -500,11 +502,12 @@ INLINE void tile_times(const struct matmul_args *args, int64_t panel, int panels
 
 INLINE void panels_times(const struct matmul_args *args, int64_t panel0, int64_t panel1, int64_t t0, int64_t t1,
                          const struct type type) {
-    if (t1 - t0 <= 3) {
+    if (t1 - t0 <= 4) {
         for (int64_t panel = panel0; panel < panel1; panel++) {
             if (t1 - t0 == 1) few_times(args, panel, t0, 1, type);
             if (t1 - t0 == 2) few_times(args, panel, t0, 2, type);
             if (t1 - t0 == 3) few_times(args, panel, t0, 3, type);
+            if (t1 - t0 == 4) few_times(args, panel, t0, 4, type);
         }
         return;
     }
