@@ -87,4 +87,5 @@ def main():
     peers.publish("vs-llama", table(results), {"results": results, "threads": args.threads})
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -52,4 +52,5 @@ def main():
     peers.publish("vs-lookup", lines, {"with": ours, "without": plain, "llama": theirs, "same": same})
 
 
-main()
+if __name__ == "__main__":
+    main()

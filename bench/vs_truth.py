@@ -45,23 +45,20 @@ def kl_of_logits(base, logits_path):
         scale, low = row[:4].view(np.float32)
         truth = float(low) + float(scale) * row[4:4 + n_vocab].astype(np.float64)
         ours = log_softmax(logits[(i // per_chunk) * n_ctx + first + i % per_chunk])
-        p = np.exp(truth)
-        kl.append(float((p * (truth - ours)).sum()))
+        kept = truth > -16  # the file clamps what lies lower; llama-perplexity leaves it out as well
+        kl.append(float((np.exp(truth[kept]) * (truth[kept] - ours[kept])).sum()))
         same += int(truth.argmax() == ours.argmax())
     return float(np.mean(kl)), same / len(kl), len(kl)
 
 
-def llama_kl(size, text, base, threads):
+def llama_scores(size, text, base, threads):
+    """Mean KL to the base file, share of equal top tokens, and perplexity over the same scored positions."""
     out = peers.run([peers.llama("llama-perplexity"), "-m", peers.model(size), "-f", text, "-c", WINDOW, "-t", threads,
                      "--kl-divergence-base", base, "--kl-divergence"]).decode()
     kl = float(re.search(r"Mean\s+KLD:\s+([\d.e+-]+)", out).group(1))
     same = float(re.search(r"Same top p:\s+([\d.]+)", out).group(1)) / 100
-    return kl, same
-
-
-def llama_perplexity(size, text, threads):
-    out = peers.run([peers.llama("llama-perplexity"), "-m", peers.model(size), "-f", text, "-c", WINDOW, "-t", threads])
-    return float(re.search(r"Final estimate: PPL = ([\d.]+)", out.decode()).group(1))
+    perplexity = float(re.search(r"Mean PPL\(Q\)\s*:\s+([\d.]+)", out).group(1))
+    return kl, same, perplexity
 
 
 def trimmed_text(size, folder, chunks):
@@ -86,11 +83,10 @@ def compare(size, chunks, threads):
         text, base, out = trimmed_text(size, folder, chunks), f"{folder}/base.kld", f"{folder}/out.f32"
         peers.run([peers.llama("llama-perplexity"), "-m", peers.truth(size), "-f", text, "-c", WINDOW, "-t", threads,
                    "--kl-divergence-base", base])
-        theirs, their_same = llama_kl(size, text, base, threads)
+        theirs, their_same, their_ppl = llama_scores(size, text, base, threads)
         peers.run([peers.SHU, "logits", peers.model(size), "--file", text, "--out", out, "--ctx", WINDOW, "--threads",
                    threads, "-q"])
         ours, our_same, positions = kl_of_logits(base, out)
-        their_ppl = llama_perplexity(size, text, threads)
         our_ppl = json.loads(peers.run([peers.SHU, "perplexity", peers.model(size), "--file", text, "--ctx", WINDOW,
                                         "--threads", threads, "--json", "-q"]))["perplexity"]
     return {"positions": positions, "kl": ours, "kl_llama": theirs, "same_top": our_same, "same_top_llama": their_same,
@@ -113,4 +109,5 @@ def main():
     peers.publish("vs-truth", lines, {"results": results})
 
 
-main()
+if __name__ == "__main__":
+    main()
