@@ -9,9 +9,9 @@
  * which a wave is not worth waking anybody for. */
 #define ROW_TILE_ELEMENTS 8192
 #define INLINE_ELEMENTS   16384
-/* Queries (rows x heads of one KV head) per attention tile: twice what the kernels hold at once, so that
- * few keys are fetched again and enough tiles remain. */
-#define ATTENTION_BLOCK_QUERIES 96
+/* Queries (rows x heads of one KV head) per attention tile: as many as the kernels hold at once. Twice that
+ * fetched fewer keys again but left threads waiting for the last tile. */
+#define ATTENTION_BLOCK_QUERIES 48
 #define ATTENTION_BLOCK_ROWS    48
 
 /* --------------------------------------------------------------------- checks */
