@@ -41,7 +41,7 @@ int main(int argc, char **argv) {
     if (!model || !ids) return fprintf(stderr, "cannot load %s\n", argv[1]), 1;
     double best = 1e9;
     int32_t count = 0;
-    for (int round = atoi(argv[3]); round > 0; round--) {
+    for (long round = strtol(argv[3], NULL, 10); round > 0; round--) {
         double start = now_s();
         count = llama_tokenize(llama_model_get_vocab(model), text, bytes, ids, bytes + 8, false, false);
         double seconds = now_s() - start;

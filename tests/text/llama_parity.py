@@ -7,8 +7,8 @@
 The texts are made here, the same on the same machine: documentation, man pages and Python sources that are installed,
 Chinese from man pages and fortunes (Debian manpages-zh, fortunes-zh) and from the code charts, emoji with joiners and
 flags, every kind of white space, spellings of special tokens, control characters. Each is compared with special tokens
-parsed and not parsed. llama.cpp replaces broken UTF-8 before byte-level BPE, so broken bytes are checked by a round trip
-in the unit tests instead. Exit code 0: all equal.
+parsed and not parsed. llama.cpp replaces broken UTF-8 before byte-level BPE, so broken bytes are checked by a round
+trip in the unit tests instead. Exit code 0: all equal.
 """
 import argparse
 import glob
@@ -19,14 +19,16 @@ import sys
 import tempfile
 
 EMOJI = ["😀", "❤️", "👨‍👩‍👧‍👦", "🇨🇳", "🏳️‍🌈", "👍🏽", "1️⃣", "🧑‍⚕️", "\u200d", "\ufe0f"]
-SPECIAL = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|fim_prefix|>", "<tool_call>", "</tool_call>", "</s>", "<s>", "<bos>",
-           "<eos>", "<pad>", "<unk>", "<unused7>", "<start_of_turn>", "<end_of_turn>", "[multimodal]", "<h1>", "</table>",
-           "[PAD151700]", "<0x0A>", "▁", "<|im_start", "|>"]
-SPACES = [" ", "  ", "   ", "\n", "\n\n", "\r\n", "\t", "\t\t", "\u00a0", "\u3000", "\u2003", "\u2028", "\u0085", "\x0b", "\x1c"]
-BITS = ["'s", "'LL", "'ve", "'ſ", "'", "...", "==", "123456", "٣٤", "½", "Ⅷ", "e\u0301", "ﬁ", "_", "a" * 300, "=" * 200, " " * 70,
-        "\n" * 40, "0" * 90]
+SPECIAL = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|fim_prefix|>", "<tool_call>", "</tool_call>", "</s>",
+           "<s>", "<bos>", "<eos>", "<pad>", "<unk>", "<unused7>", "<start_of_turn>", "<end_of_turn>", "[multimodal]",
+           "<h1>", "</table>", "[PAD151700]", "<0x0A>", "▁", "<|im_start", "|>"]
+SPACES = [" ", "  ", "   ", "\n", "\n\n", "\r\n", "\t", "\t\t", "\u00a0", "\u3000", "\u2003", "\u2028", "\u0085",
+          "\x0b", "\x1c"]
+BITS = ["'s", "'LL", "'ve", "'ſ", "'", "...", "==", "123456", "٣٤", "½", "Ⅷ", "e\u0301", "ﬁ", "_", "a" * 300,
+        "=" * 200, " " * 70, "\n" * 40, "0" * 90]
 RANGES = [(0x20, 0x7f), (0, 0x20), (0x7f, 0x600), (0x600, 0x1000), (0x1000, 0x3000), (0x3000, 0x3400), (0x3400, 0xa000),
-          (0xa000, 0xd800), (0xe000, 0x10000), (0x1f000, 0x1fb00), (0x20000, 0x323b0), (0x10000, 0x20000), (0xe0000, 0xe0200)]
+          (0xa000, 0xd800), (0xe000, 0x10000), (0x1f000, 0x1fb00), (0x20000, 0x323b0), (0x10000, 0x20000),
+          (0xe0000, 0xe0200)]
 
 
 def read_all(patterns, limit):
@@ -68,9 +70,11 @@ def make_texts(args):
     share = args.bytes // 4
     english = read_all(["/usr/share/doc/*/README*", "/usr/share/doc/*/copyright", "/usr/share/man/man1/*.gz"], share)
     code = read_all(["/usr/lib/python3*/*.py", "/usr/include/*.h"], share)
-    chinese = read_all(["/usr/share/games/fortunes/*.u8", "/usr/share/man/zh_CN/man*/*.gz", "/usr/share/doc/*zh*/*"], share)
+    chinese = read_all(["/usr/share/games/fortunes/*.u8", "/usr/share/man/zh_CN/man*/*.gz",
+        "/usr/share/doc/*zh*/*"], share)
     if len(chinese.encode()) < share // 4:  # none installed: characters by the code charts, common ones more often
-        chinese += "".join(chr(0x4e00 + int(rng.random() ** 2 * 0x5200)) if rng.random() < 0.9 else rng.choice("，。、！？《》")
+        chinese += "".join(chr(0x4e00 + int(rng.random() ** 2 * 0x5200)) if rng.random() < 0.9 else
+            rng.choice("，。、！？《》")
                            for _ in range(share // 3))
     texts = {"english": english, "code": code, "chinese": chinese}
     texts["mixed"] = mixed(rng, share, [t for t in texts.values() if t])
@@ -94,9 +98,9 @@ def compare(args, model, name, path, special):
     wrong = next((i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b), None)
     if wrong is None and len(ours) != len(theirs):
         wrong = min(len(ours), len(theirs))
-    verdict = "equal" if wrong is None else f"DIFFER at token {wrong}: {ours[wrong:wrong + 5]} / {theirs[wrong:wrong + 5]}"
-    print(f"{model.rsplit('/', 1)[-1]:40} {name:10} special {'parsed' if special else 'plain ':6} {len(ours):9} tokens  {verdict}",
-          flush=True)
+    verdict = "equal" if wrong is None else f"DIFFER at {wrong}: {ours[wrong:wrong + 5]} / {theirs[wrong:wrong + 5]}"
+    mode = "parsed" if special else "plain"
+    print(f"{model.rsplit('/', 1)[-1]:40} {name:10} special {mode:6} {len(ours):9} tokens  {verdict}", flush=True)
     return wrong is None
 
 

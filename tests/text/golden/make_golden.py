@@ -19,16 +19,19 @@ import tempfile
 HERE = pathlib.Path(__file__).resolve().parent
 CORPUS = """The quick brown fox jumps over the lazy dog. It's the cat's, isn't it? We'll see what they've done to them.
 当归补血汤由黄芪、当归组成。主治血虚发热，面红目赤，烦渴欲饮。补中益气汤主治脾胃气虚，四君子汤益气健脾。
-def encode(text):\n    return [vocab[token] for token in text.split()]\nfor (int i = 0; i < count; i++) { sum += data[i]; }
+def encode(text):\n    return [vocab[token] for token in text.split()]\nfor (int i = 0; i < count; i++) { sum += a[i]; }
 The model answers the question with the text of the source; the source answers the question of the reader.
 中华人民共和国成立于一九四九年十月一日。中国人民解放军的中国人民。人民的问题，人民的回答。今天天气很好，我们去公园。
 Числа 12345 и 67890, naïve café, über; 日本語のテキスト と 한국어 텍스트; 😀😀👍 — “quotes” … done.
 """ * 2
 TEXTS = [
-    "The quick brown fox", " the  source,\n\n  of the   reader\t\tdone", "It's isn't WE'LL they've 'S 'x", "补中益气汤由当归组成。",
+    "The quick brown fox", " the  source,\n\n  of the   reader\t\tdone", "It's isn't WE'LL they've 'S 'x",
+    "补中益气汤由当归组成。",
     "中国人民的回答，今天我们去。", "人民中华共和国人", "龘靐齉 黄芪\u3000当归", "123456789 x1y22 ٣٤ ½",
-    "def f(a, b):\n        return a[i] += 1;\r\n\r\n# end", "😀👍👨‍👩‍👧 🇨🇳", "naïve über日本語テ한국어\u00a0café", "<|im_start|>user\n你好<|im_end|>\n",
-    "a<tool>b</tool> <s>x</s><unk>", "▁literal ▁▁mark", " ", "   ", "\n", "", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    "def f(a, b):\n        return a[i] += 1;\r\n\r\n# end", "😀👍👨‍👩‍👧 🇨🇳", "naïve über日本語テ한국어\u00a0café",
+    "<|im_start|>user\n你好<|im_end|>\n",
+    "a<tool>b</tool> <s>x</s><unk>", "▁literal ▁▁mark", " ", "   ", "\n", "",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
     "the the the  questionquestionquestion 人民人民人民人民人民人民人民人民人民人民", "\x01\x02\x7f\u200b\ufeff\u2028x", "…—“”（）「」",
 ]
 ALPHABET = {b: chr(b) for b in [*range(33, 127), *range(161, 173), *range(174, 256)]}
@@ -92,7 +95,8 @@ def spm(prefix):
         tokens.append(text)
         types.append(1)
         scores.append(-float(rank // 2))  # neighbours tie
-    return {"model": "llama", "pre": "default", "tokens": tokens, "types": types, "scores": scores, "bos": 1, "eos": 2, "unk": 0,
+    return {"model": "llama", "pre": "default", "tokens": tokens, "types": types, "scores": scores, "bos": 1,
+        "eos": 2, "unk": 0,
             "add_space_prefix": prefix}
 
 
@@ -104,7 +108,8 @@ def unigram():
         tokens.append(text)
         types.append(1)
         scores.append(struct.unpack("f", struct.pack("f", math.log(n / total)))[0])
-    return {"model": "t5", "pre": "default", "tokens": tokens, "types": types, "scores": scores, "bos": -1, "eos": 1, "unk": 2,
+    return {"model": "t5", "pre": "default", "tokens": tokens, "types": types, "scores": scores, "bos": -1,
+        "eos": 1, "unk": 2,
             "add_space_prefix": True}
 
 
@@ -142,7 +147,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--llama-tokenize", required=True)
     args = parser.parse_args()
-    vocabularies = {"bpe_qwen2": bpe("qwen2"), "bpe_llama3": bpe("llama-bpe", ignore_merges=True), "bpe_gpt2": bpe("gpt-2"),
+    vocabularies = {"bpe_qwen2": bpe("qwen2"), "bpe_llama3": bpe("llama-bpe", ignore_merges=True),
+        "bpe_gpt2": bpe("gpt-2"),
                     "spm_prefix": spm(True), "spm_plain": spm(False), "unigram": unigram()}
     for name, vocab in vocabularies.items():
         with tempfile.TemporaryDirectory() as folder:
@@ -152,7 +158,8 @@ def main():
                               for t in TEXTS if t for s in (True, False)]
         vocab = {"made_by": "llama.cpp of llama-cpp-python 0.3.36, make_golden.py"} | vocab
         text = json.dumps(vocab, ensure_ascii=False, separators=(",", ":"))
-        (HERE / f"{name}.json").write_text(text.replace('},{"text"', '},\n{"text"').replace(',"cases"', ',\n"cases"') + "\n")
+        (HERE / f"{name}.json").write_text(text.replace('},{"text"', '},\n{"text"').replace(',"cases"',
+            ',\n"cases"') + "\n")
         print(name, len(vocab["tokens"]), "tokens,", sum(len(c["ids"]) for c in vocab["cases"]), "ids")
 
 
