@@ -14,8 +14,10 @@ TIE = 1e-3
 PROMPTS = [
     "当归补血汤由哪些药物组成？", "请用一句话介绍成都。", "写一首关于秋天的四行诗。", "什么是区块链？", "请把“早上好”翻译成英文、法文和日文。",
     "二加三乘以四等于多少？请写出步骤。", "列出三种常见的中药及其功效。", "身份证丢了应该怎么办？", "请解释光合作用。", "推荐一个两天的四川旅行计划。",
-    "Name three rivers in Sichuan.", "Write a C function that reverses a string in place.", "Explain what a hash table is.",
-    "What is the capital of Australia?", "Translate 'good evening' into Spanish and German.", "List the first ten prime numbers.",
+    "Name three rivers in Sichuan.", "Write a C function that reverses a string in place.",
+    "Explain what a hash table is.",
+    "What is the capital of Australia?", "Translate 'good evening' into Spanish and German.",
+    "List the first ten prime numbers.",
     "Write a haiku about the sea.", "What does HTTP status code 404 mean?", "How do I undo the last git commit?",
     "Summarise the water cycle in two sentences.",
 ]
@@ -62,9 +64,11 @@ def main():
             (ties if all(0 <= g <= TIE for g in gaps) else bad).append((prompt, isa, at, gaps))
         print(f"{prompt[:30]}: done", file=sys.stderr)
     total = len(PROMPTS) * (len(isas) - 1)
-    lines = ["| model | pairs | same text | part at a tie (<= 1e-3) | part otherwise (bar 0) |", "|---|---|---|---|---|",
+    lines = ["| model | pairs | same text | part at a tie (<= 1e-3) | part otherwise (bar 0) |",
+             "|---|---|---|---|---|",
              f"| {args.model} | {total} ({' / '.join(isas)}) | {equal} | {len(ties)} | {len(bad)} |"]
-    lines += [f"- {isa}, token {at}, gaps {gaps[0]:.2e} {gaps[1]:.2e}: {prompt}" for prompt, isa, at, gaps in ties + bad]
+    lines += [f"- {isa}, token {at}, gaps {gaps[0]:.2e} {gaps[1]:.2e}: {prompt}"
+              for prompt, isa, at, gaps in ties + bad]
     peers.publish("isa-text", lines, {"equal": equal, "ties": ties, "bad": bad})
     sys.exit(1 if bad else 0)
 

@@ -130,7 +130,8 @@ def machine():
     cpu = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
     flags = next((line for line in open("/proc/cpuinfo") if line.startswith("flags")), "")
     isa = " ".join(f for f in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni") if f in flags.split())
-    commit = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True).stdout
+    commit = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"],
+                            capture_output=True, text=True).stdout
     return {"cpu": cpu, "isa": isa, "cores": os.cpu_count(), "kernel": platform.release(), "commit": commit.strip(),
             "date": time.strftime("%Y-%m-%d %H:%M"), "load": round(os.getloadavg()[0], 2)}
 
@@ -143,7 +144,8 @@ def spread(values):
 def publish(name, lines, data):
     """Prints the table and keeps it under bench/results/<processor>/."""
     info = machine()
-    head = [f"# {name}", "", "machine: {cpu}, {cores} cores, {isa}; commit {commit}; {date}; load {load}".format(**info), ""]
+    about = "machine: {cpu}, {cores} cores, {isa}; commit {commit}; {date}; load {load}".format(**info)
+    head = [f"# {name}", "", about, ""]
     text = "\n".join(head + lines) + "\n"
     print(text)
     slug = re.sub(r"[^a-z0-9]+", "-", f"{info['cpu']} {info['isa']}".lower()).strip("-")

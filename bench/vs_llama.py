@@ -70,7 +70,8 @@ def table(results):
             least, least_share = BARS[size, what]
             share = statistics.median(ours) / max(bound) if least_share else None
             lines.append(f"| {size} | {what} | {peers.spread(ours)} | {peers.spread(theirs)} | {ratio:.2f} | "
-                         f">= {least} | {f'{share:.0%}' if share else ''} | {f'>= {least_share:.0%}' if share else ''} |")
+                         f">= {least} | {f'{share:.0%}' if share else ''} | "
+                         f"{f'>= {least_share:.0%}' if share else ''} |")
         if "first_token_s" in samples:
             lines.append(f"| {size} | first token, s | {peers.spread(samples['first_token_s'])} | | | <= 1.0 | | |")
         lines.append(f"| {size} | peak memory, MB | {peers.spread([r / 1e6 for r in samples['rss']])} | | | | | |")

@@ -19,8 +19,8 @@ def prompts(count):
 
 
 def answer(size, prompt, tokens, threads, drafts):
-    out = json.loads(peers.run([peers.SHU, "run", peers.model(size), "-p", prompt, "-n", tokens, "--temp", 0, "--threads",
-                                threads, "--speculate", drafts, "--json"]))
+    out = json.loads(peers.run([peers.SHU, "run", peers.model(size), "-p", prompt, "-n", tokens, "--temp", 0,
+                                "--threads", threads, "--speculate", drafts, "--json"]))
     return out
 
 
@@ -41,11 +41,12 @@ def main():
         ours.append(rate(fast))
         plain.append(rate(slow))
         if i % 10 == 0:
-            out = peers.run([peers.llama("llama-bench"), "-m", peers.model(args.model), "-t", args.threads, "-p", 0, "-n", 64,
-                             "-d", fast["tokens"]["prompt"], "-r", 1, "-o", "json"])
+            out = peers.run([peers.llama("llama-bench"), "-m", peers.model(args.model), "-t", args.threads, "-p", 0,
+                             "-n", 64, "-d", fast["tokens"]["prompt"], "-r", 1, "-o", "json"])
             theirs.append(json.loads(out)[0]["avg_ts"])
     ratio = statistics.median(ours) / statistics.median(theirs)
-    lines = ["| model | prompts | same text | drafts kept | shu with tok/s | shu without | llama.cpp plain | ratio (bar >= 1.5) |",
+    lines = ["| model | prompts | same text | drafts kept | shu with tok/s | shu without | llama.cpp plain | "
+             "ratio (bar >= 1.5) |",
              "|---|---|---|---|---|---|---|---|",
              f"| {args.model} | {args.count} | {same}/{args.count} | {kept}/{proposed} | {peers.spread(ours)} | "
              f"{peers.spread(plain)} | {peers.spread(theirs)} | {ratio:.2f} |"]

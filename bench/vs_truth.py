@@ -103,7 +103,8 @@ def main():
     lines = ["| model | positions | KL shu | KL llama.cpp | ratio (bar <= 1.1) | same top shu / llama.cpp | "
              "perplexity shu | llama.cpp | difference (bar 0.5%) |", "|---|---|---|---|---|---|---|---|---|"]
     for size, r in results.items():
-        lines.append(f"| {size} | {r['positions']} | {r['kl']:.6f} | {r['kl_llama']:.6f} | {r['kl'] / r['kl_llama']:.3f} | "
+        lines.append(f"| {size} | {r['positions']} | {r['kl']:.6f} | {r['kl_llama']:.6f} | "
+                     f"{r['kl'] / r['kl_llama']:.3f} | "
                      f"{r['same_top']:.2%} / {r['same_top_llama']:.2%} | {r['ppl']:.4f} | {r['ppl_llama']:.4f} | "
                      f"{r['ppl'] / r['ppl_llama'] - 1:+.3%} |")
     peers.publish("vs-truth", lines, {"results": results})

@@ -16,7 +16,8 @@ SHU, TINY = os.environ["SHU"], os.environ["TINY_MODEL"]
 
 def shu(*args, text="", env=None, **options):
     return subprocess.run([SHU, *map(str, args)], input=text.encode() if isinstance(text, str) else text,
-                          capture_output=True, timeout=120, env={**os.environ, "LANG": "C.UTF-8", **(env or {})}, **options)
+                          capture_output=True, timeout=120, env={**os.environ, "LANG": "C.UTF-8", **(env or {})},
+                          **options)
 
 
 def small_files():
@@ -115,12 +116,14 @@ class Cli(unittest.TestCase):
 
     def test_closed_pipe_and_full_disk_on_stdout(self):
         with open("/dev/full", "w") as full:
-            done = subprocess.run([SHU, "tokenize", self.model], input=b"word " * 9999, stdout=full, stderr=subprocess.PIPE)
+            done = subprocess.run([SHU, "tokenize", self.model], input=b"word " * 9999,
+                                  stdout=full, stderr=subprocess.PIPE)
         self.assertEqual(done.returncode, 1)
         self.assertIn(b"standard output", done.stderr)
         read, write = os.pipe()
         os.close(read)
-        done = subprocess.run([SHU, "tokenize", self.model], input=b"word " * 9999, stdout=write, stderr=subprocess.PIPE)
+        done = subprocess.run([SHU, "tokenize", self.model], input=b"word " * 9999,
+                              stdout=write, stderr=subprocess.PIPE)
         os.close(write)
         self.assertEqual(done.returncode, 1)
         self.assertIn(b"standard output", done.stderr)
@@ -175,7 +178,8 @@ class Cli(unittest.TestCase):
                                       "n": {"type": "integer", "minimum": 1, "maximum": 99}}, "required": ["name", "n"],
                                       "additionalProperties": False}))
         for seed in range(5):
-            out = json.loads(self.answers("run", self.model, "-p", "x", "--schema", schema, "--seed", seed, "--temp", 1))
+            out = json.loads(self.answers("run", self.model, "-p", "x", "--schema", schema,
+                                          "--seed", seed, "--temp", 1))
             self.assertTrue(1 <= out["n"] <= 99 and len(out["name"]) <= 8, out)
 
     def test_tokenize_round_trip_counts(self):
@@ -188,7 +192,8 @@ class Cli(unittest.TestCase):
     def test_logits_shape_and_perplexity_agree(self):
         text, out = self.dir / "t.txt", self.dir / "t.f32"
         text.write_text("the quick brown fox. " * 30)
-        shape = json.loads(self.answers("logits", self.model, "--file", text, "--out", out, "--ctx", 64, "--json", "-q"))
+        shape = json.loads(self.answers("logits", self.model, "--file", text, "--out", out,
+                                        "--ctx", 64, "--json", "-q"))
         self.assertEqual(out.stat().st_size, shape["tokens"] * shape["vocab"] * 4)
         result = json.loads(self.answers("perplexity", self.model, "--file", text, "--ctx", 64, "--json", "-q"))
         self.assertGreater(result["perplexity"], 1)

@@ -19,9 +19,12 @@ import tempfile
 
 import jsonschema
 
-WORDS = ["name", "age", "id", "price", "tags", "名称", "用法", "unit", "a b", "q\"uote", "back\\slash", "email", "x", "y", "z", "n"]
-PATTERNS = ["^[a-z]{2,5}$", "^[A-Z][a-z]*$", "\\d{3}", "^(foo|bar)+$", "^[^\\s]{1,8}$", "^\\w+@\\w+\\.com$", "^-?\\d+(\\.\\d+)?$",
-            "[\u4e00-\u9fff]+", "^a|b$", "^[\"\\\\]{1,3}$", "^(?:x[yz]?){1,3}$", "^[^abc]$", "^.{2,4}$", "^\\u0041\\x42?$", "a.c"]
+WORDS = ["name", "age", "id", "price", "tags", "名称", "用法", "unit", "a b", "q\"uote", "back\\slash",
+         "email", "x", "y", "z", "n"]
+PATTERNS = ["^[a-z]{2,5}$", "^[A-Z][a-z]*$", "\\d{3}", "^(foo|bar)+$", "^[^\\s]{1,8}$", "^\\w+@\\w+\\.com$",
+            "^-?\\d+(\\.\\d+)?$",
+            "[\u4e00-\u9fff]+", "^a|b$", "^[\"\\\\]{1,3}$", "^(?:x[yz]?){1,3}$", "^[^abc]$", "^.{2,4}$",
+            "^\\u0041\\x42?$", "a.c"]
 FORMATS = ["date", "time", "date-time", "uuid", "ipv4", "email"]
 
 
@@ -75,7 +78,8 @@ class Maker:
             return [self.value(depth + 1) for _ in range(r.randint(0, 3))]
         if kind == 7:
             return {r.choice(WORDS): self.value(depth + 1) for _ in range(r.randint(0, 3))}
-        return [None, r.random() < 0.5, r.randint(-1000, 1000), round(r.uniform(-9, 9), 3), r.choice(WORDS), "\n\t\u0001中🙂/"][kind]
+        return [None, r.random() < 0.5, r.randint(-1000, 1000), round(r.uniform(-9, 9), 3), r.choice(WORDS),
+                "\n\t\u0001中🙂/"][kind]
 
     def enum(self):
         r = self.r
@@ -139,9 +143,11 @@ class Maker:
 
     def schema(self, depth=0):
         r = self.r
-        kinds = [self.number, self.string, self.enum, lambda: {"type": r.choice(["boolean", "null", ["string", "null"], ["integer", "null"]])}]
+        kinds = [self.number, self.string, self.enum,
+                 lambda: {"type": r.choice(["boolean", "null", ["string", "null"], ["integer", "null"]])}]
         if depth < 4:
-            kinds += [lambda: self.object(depth), lambda: self.object(depth), lambda: self.array(depth), lambda: self.choice(depth)]
+            kinds += [lambda: self.object(depth), lambda: self.object(depth), lambda: self.array(depth),
+                      lambda: self.choice(depth)]
             if r.random() < 0.05:
                 return r.choice([True, {}, {"description": "anything"}])
         if self.defs and r.random() < 0.08:
@@ -207,8 +213,10 @@ def run_model(options, schemas):
         with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:
             json.dump(schema, file)
             file.flush()
-            command = [options.shu, "run", options.model, "-p", "Write a JSON value that fits the schema: " + json.dumps(schema),
-                       "-n", str(options.tokens), "--temp", "0.8", "--seed", str(number), "--schema", file.name, "--json"]
+            command = [options.shu, "run", options.model,
+                       "-p", "Write a JSON value that fits the schema: " + json.dumps(schema),
+                       "-n", str(options.tokens), "--temp", "0.8", "--seed", str(number),
+                       "--schema", file.name, "--json"]
             done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
         reply = json.loads(done.stdout or "{}")
         if "error" in reply:
