@@ -30,8 +30,7 @@ int error_raise(struct shu_error *err, int code, const char *file, int line, con
 
 /* Prefixes an already recorded message with printf-style context ("in FILE: ").
  * Returns err->code, or `code` if err is NULL. */
-int error_context(struct shu_error *err, int code, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
+int error_context(struct shu_error *err, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 /* ------------------------------------------------------------------ memory */
 
@@ -51,8 +50,12 @@ void *mem_alloc_large(size_t bytes);
 void mem_free_large(void *pointer, size_t bytes);
 
 /* Multiplication and addition that report overflow: true means overflow. */
-static inline bool size_mul(size_t a, size_t b, size_t *out) { return __builtin_mul_overflow(a, b, out); }
-static inline bool size_add(size_t a, size_t b, size_t *out) { return __builtin_add_overflow(a, b, out); }
+static inline bool size_mul(size_t a, size_t b, size_t *out) {
+    return __builtin_mul_overflow(a, b, out);
+}
+static inline bool size_add(size_t a, size_t b, size_t *out) {
+    return __builtin_add_overflow(a, b, out);
+}
 
 /* Arena: many small allocations, one release. Not thread-safe. */
 struct arena {
@@ -61,7 +64,7 @@ struct arena {
     size_t max_bytes;         /* refuses beyond this */
 };
 void arena_init(struct arena *arena, size_t max_bytes);
-void *arena_alloc(struct arena *arena, size_t bytes);  /* 16-byte aligned, zeroed; NULL at the limit */
+void *arena_alloc(struct arena *arena, size_t bytes); /* 16-byte aligned, zeroed; NULL at the limit */
 char *arena_strndup(struct arena *arena, const char *text, size_t bytes);
 void arena_free(struct arena *arena); /* frees everything; the arena may be used again */
 
@@ -117,9 +120,9 @@ int dir_make(const char *path, struct shu_error *err); /* mkdir -p, mode 0755 */
  * Devices, pipes and folders are refused with SHU_E_USAGE: a rename would
  * replace them. After a failed open the struct is closed and needs no abort. */
 struct atomic_file {
-    int fd;      /* -1 when closed */
-    char *path;  /* final name */
-    char *temp;  /* name while writing */
+    int fd;     /* -1 when closed */
+    char *path; /* final name */
+    char *temp; /* name while writing */
     uint64_t written_bytes;
 };
 int atomic_open(const char *path, struct atomic_file *out, struct shu_error *err);
@@ -158,7 +161,7 @@ int cpu_usable(void); /* cores this process may run on (affinity and cgroup quot
 
 /* ------------------------------------------------------- clock and progress */
 
-uint64_t clock_ns(void); /* monotonic */
+uint64_t clock_ns(void);       /* monotonic */
 uint64_t rss_bytes(void);      /* resident set now */
 uint64_t rss_peak_bytes(void); /* high-water mark of this process */
 
@@ -219,10 +222,10 @@ int yaml_where(const char *text, size_t bytes, const char *name, const char *pat
  * SHU_E_NOTFOUND when there is no such program, SHU_E_CANCELLED on interrupt. options
  * and out_text (stdout, appended on success) may be NULL. */
 struct child_options {
-    const char *work_dir;     /* NULL = inherit */
-    uint64_t timeout_ms;      /* 0 = none */
+    const char *work_dir;      /* NULL = inherit */
+    uint64_t timeout_ms;       /* 0 = none */
     uint64_t max_memory_bytes; /* RLIMIT_AS; 0 = inherit */
-    size_t max_output_bytes;  /* 0 = 1 MiB */
+    size_t max_output_bytes;   /* 0 = 1 MiB */
 };
 int child_run(const char *const argv[], const struct child_options *options, struct buf *out_text,
               struct shu_error *err);

@@ -60,8 +60,8 @@ void engine_profile_read(struct engine *engine, uint64_t ns[OP_KINDS]);
  * writes into a shared last page gets a copy of it. Numbers are reused after sequence_free. */
 int sequence_new(struct engine *engine, int *out, struct shu_error *err); /* SHU_E_RANGE: max_sequences reached */
 int sequence_fork(struct engine *engine, int sequence, int *out, struct shu_error *err);
-void sequence_free(struct engine *engine, int sequence); /* a number that is not in use is a no-op */
-int sequence_length(const struct engine *engine, int sequence);          /* 0 if not in use */
+void sequence_free(struct engine *engine, int sequence);                   /* a number that is not in use is a no-op */
+int sequence_length(const struct engine *engine, int sequence);            /* 0 if not in use */
 const int32_t *sequence_tokens(const struct engine *engine, int sequence); /* [length]; NULL if not in use */
 /* Forgets all positions from `length` on. SHU_E_RANGE if the sequence is shorter. */
 int sequence_truncate(struct engine *engine, int sequence, int length, struct shu_error *err);
@@ -103,12 +103,12 @@ const float *engine_logits(const struct engine *engine, int row); /* [V], valid 
  *   7. one draw by the remaining probabilities, walking ids upwards, from the sampler's own
  *      generator: exactly one number per token, so equal seeds give equal text. */
 struct sampler_options {
-    float temperature;   /* 0 = greedy */
-    int top_k;           /* 0 = off */
-    float top_p, min_p;  /* 1 and 0 = off */
-    float repetition;    /* 1 = off (Keskar et al. 2019) */
+    float temperature;         /* 0 = greedy */
+    int top_k;                 /* 0 = off */
+    float top_p, min_p;        /* 1 and 0 = off */
+    float repetition;          /* 1 = off (Keskar et al. 2019) */
     float presence, frequency; /* 0 = off (OpenAI) */
-    int penalty_last;    /* tokens looked back; 0 = 64; at most 65536 */
+    int penalty_last;          /* tokens looked back; 0 = 64; at most 65536 */
     uint64_t seed;
 };
 void sampler_defaults(struct sampler_options *options); /* temperature 0.7, top-k 40, top-p 0.9, rest off */
@@ -144,7 +144,7 @@ void grammar_state_reset(struct grammar_state *state);
 /* One bit per token, [(V + 63) / 64]; end tokens are allowed exactly when the text may end here. */
 const uint64_t *grammar_mask(struct grammar_state *state);
 bool grammar_accept(struct grammar_state *state, int32_t token); /* false: not allowed here; state unchanged */
-bool grammar_done(const struct grammar_state *state); /* complete, and nothing more may follow */
+bool grammar_done(const struct grammar_state *state);            /* complete, and nothing more may follow */
 /* Copy of a state, for speculation. */
 int grammar_state_copy(struct grammar_state *to, const struct grammar_state *from);
 
@@ -156,24 +156,23 @@ int grammar_state_copy(struct grammar_state *to, const struct grammar_state *fro
 int prompt_from_messages(struct engine *engine, const json_t *messages, const json_t *tools, bool answer,
                          struct tokens *out, struct shu_error *err);
 /* Plain text to be continued, with BOS where the vocabulary asks; nothing in it is special. */
-int prompt_from_text(struct engine *engine, const char *text, size_t bytes, struct tokens *out,
-                     struct shu_error *err);
+int prompt_from_text(struct engine *engine, const char *text, size_t bytes, struct tokens *out, struct shu_error *err);
 
 /* -------------------------------------------------------------- generation */
 
 struct generate_options {
-    int max_tokens;              /* 0 = until end or context */
+    int max_tokens; /* 0 = until end or context */
     struct sampler_options sampler;
     const struct grammar *grammar; /* NULL = none */
-    const char *const *stop;     /* [stop_count] strings that end the answer and are not part of it */
-    int stop_count;              /* 0…GENERATE_MAX_STOP */
-    int speculate;               /* prompt-lookup draft length at most, 0 = off: same text as without */
-    bool logprobs;               /* report the log probability of every token */
-    int top_logprobs;            /* alternatives reported per token; 0…GENERATE_MAX_TOP */
-    bool ignore_end;             /* benchmarks: go on past end tokens */
+    const char *const *stop;       /* [stop_count] strings that end the answer and are not part of it */
+    int stop_count;                /* 0…GENERATE_MAX_STOP */
+    int speculate;                 /* prompt-lookup draft length at most, 0 = off: same text as without */
+    bool logprobs;                 /* report the log probability of every token */
+    int top_logprobs;              /* alternatives reported per token; 0…GENERATE_MAX_TOP */
+    bool ignore_end;               /* benchmarks: go on past end tokens */
 };
-#define GENERATE_MAX_STOP 16
-#define GENERATE_MAX_TOP 20
+#define GENERATE_MAX_STOP  16
+#define GENERATE_MAX_TOP   20
 #define GENERATE_SPECULATE 16 /* a good draft length for most machines */
 /* Greedy, no limit, nothing else on. */
 void generate_defaults(struct generate_options *options);

@@ -16,7 +16,8 @@
 
 enum vocab_model { VOCAB_BPE, VOCAB_SPM, VOCAB_UNIGRAM };
 
-enum token_type { /* numbers as in GGUF */
+/* Numbers as in GGUF. */
+enum token_type {
     TOKEN_NORMAL = 1,
     TOKEN_UNKNOWN = 2,
     TOKEN_CONTROL = 3,
@@ -38,10 +39,10 @@ struct vocab_spec {
     enum vocab_model model;
     enum pretokenizer pre;
     int32_t count;
-    const struct span *tokens;  /* [count] as stored: GPT-2 byte alphabet for VOCAB_BPE, "▁" for spaces else */
-    const float *scores;        /* [count] or NULL (SPM, UNIGRAM) */
-    const int32_t *types;       /* [count] or NULL = all normal; enum token_type */
-    const struct span *merges;  /* [merge_count] "left right" in rank order (VOCAB_BPE) */
+    const struct span *tokens; /* [count] as stored: GPT-2 byte alphabet for VOCAB_BPE, "▁" for spaces else */
+    const float *scores;       /* [count] or NULL (SPM, UNIGRAM) */
+    const int32_t *types;      /* [count] or NULL = all normal; enum token_type */
+    const struct span *merges; /* [merge_count] "left right" in rank order (VOCAB_BPE) */
     int32_t merge_count;
     int32_t bos, eos, unk, pad; /* -1 = none */
     bool add_bos, add_eos, add_space_prefix;
@@ -107,8 +108,8 @@ int detokenizer_finish(struct detokenizer *state, struct buf *out);
  * Face sets it up: trim_blocks, lstrip_blocks, tojson without ASCII escapes,
  * strftime_now, raise_exception, loop controls. */
 struct template_limits {
-    uint64_t max_steps;       /* evaluated nodes; 0 = 10 million */
-    size_t max_output_bytes;  /* 0 = 16 MiB */
+    uint64_t max_steps;      /* evaluated nodes; 0 = 10 million */
+    size_t max_output_bytes; /* 0 = 16 MiB */
 };
 struct template;
 /* Parses. Syntax errors name line and column. */

@@ -124,7 +124,7 @@ static void check_case(const struct kernels *k, int op, int64_t n, struct rng *r
     reference(op, a.data, b.data, c.data, n, want);
     run(k, op, a.data, b.data, c.data, n, y.data);
     double error = nmse(y.data, want, n);
-    double bound = 2e-12; /* a row of one element: a dozen ulps */
+    double bound = 2e-12;              /* a row of one element: a dozen ulps */
     if (op == OP_LAYER) bound = 1e-11; /* the mean of a short row cancels */
     if (!(error <= bound)) fail_msg("%s op %d size %lld: nmse %g", k->isa, op, (long long)n, error);
     assert_true(guarded_intact(&y));
