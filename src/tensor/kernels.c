@@ -85,7 +85,8 @@ static enum isa best_isa(void) {
 int kernels_select(const char *isa, const struct kernels **out, struct shu_error *err) {
     static const char *const names[ISA_COUNT] = {"scalar", "avx2", "avx512"};
     pthread_once(&tables_once, tables_build);
-    if (!isa) {
+    if (!isa) isa = getenv("SHU_ISA");
+    if (!isa || !*isa) {
         *out = &tables[best_isa()];
         return SHU_OK;
     }
@@ -101,10 +102,8 @@ int kernels_select(const char *isa, const struct kernels **out, struct shu_error
 
 const struct kernels *kernels_get(void) {
     const struct kernels *kernels;
-    const char *isa = getenv("SHU_ISA");
-    if (kernels_select(isa && *isa ? isa : NULL, &kernels, NULL) == SHU_OK) return kernels;
-    kernels_select(NULL, &kernels, NULL);
-    return kernels;
+    if (kernels_select(NULL, &kernels, NULL) == SHU_OK) return kernels;
+    return &tables[best_isa()];
 }
 
 /* ---------------------------------------------------------------- geometry */

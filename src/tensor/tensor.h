@@ -233,10 +233,11 @@ struct kernels {
                       void *scratch);
 };
 
-/* The table for this machine, or for the set named in SHU_ISA. Never NULL; an
- * unknown or unsupported SHU_ISA gives SHU_E_USAGE through kernels_select. */
+/* The table for this machine, or for the set named in SHU_ISA. kernels_select takes a name; NULL means SHU_ISA
+ * or, where that is unset, the best; a set that is unknown or not to be had here is SHU_E_USAGE. kernels_get never
+ * fails: it takes the best instead. */
 const struct kernels *kernels_get(void);
-int kernels_select(const char *isa, const struct kernels **out, struct shu_error *err); /* NULL = best */
+int kernels_select(const char *isa, const struct kernels **out, struct shu_error *err);
 size_t attention_scratch_bytes(int head_dim);
 
 /* rope cos/sin table of one position: [rot/2] cos then [rot/2] sin, computed in
