@@ -172,8 +172,9 @@ int ebnf_build(struct builder *b, const char *source, size_t bytes);
 enum { STATE_DEAD = 0 };
 enum state_flag {
     STATE_ACCEPT = 1,
-    STATE_BYTES = 2,
-    STATE_TAIL = 4 /* accepts and goes nowhere: not worth a return */
+    STATE_BYTES = 2, /* has byte edges */
+    STATE_TAIL = 4,  /* accepts and goes nowhere: not worth a return */
+    STATE_PLAIN = 8  /* byte edges and nothing else */
 };
 
 struct call_edge {

@@ -153,7 +153,8 @@ static int trim(struct automaton *a, struct shu_error *err) {
             else if (!live[a->calls[i].back])
                 a->calls[i].back = STATE_DEAD;
         bool calls = a->call_at[s] != a->call_at[s + 1];
-        if ((a->flags[s] & STATE_ACCEPT) && !(a->flags[s] & STATE_BYTES) && !calls) a->flags[s] |= STATE_TAIL;
+        if (a->flags[s] == STATE_ACCEPT && !calls) a->flags[s] |= STATE_TAIL;
+        if (a->flags[s] == STATE_BYTES && !calls) a->flags[s] |= STATE_PLAIN;
     }
     bool empty = !live[a->start[0]];
     mem_free(live);

@@ -273,27 +273,34 @@ static const struct expr *free_number(struct builder *b) {
     return expr_list(b, EXPR_SEQ, items.items, items.count);
 }
 
-static int bound_decimal(struct builder *b, double value, const char *where, struct decimal *out) {
-    /* Up to 10^6, nine decimals are coarser than doubles: comparing digits is comparing numbers. */
-    if (fabs(value) <= 1e6 && to_decimal(fabs(value), out)) return 0;
-    if (fabs(value) <= 1e15 && floor(value) == value && to_decimal(fabs(value), out)) return 0;
-    return SHU_FAIL(
-        b->err, SHU_E_UNSUPPORTED,
-        "schema, %s: the bound %.17g has too many digits: at most 9 decimals up to a million, none up to 10^15", where,
-        value);
+/* A bound of the range (low: its lower end) as a decimal that we can write, moved inwards if need be. Up to 10^6, nine
+ * decimals are coarser than doubles, so that comparing digits is comparing numbers; beyond, whole numbers are. */
+static bool inward(double value, bool low, bool *open, struct decimal *out) {
+    char text[64];
+    if (fabs(value) <= 1e6 && to_decimal(fabs(value), out)) return true;
+    double scale = fabs(value) <= 1e6 ? 1e9 : 1, moved = low ? ceil(value * scale) : floor(value * scale);
+    snprintf(text, sizeof text, "%.9f", moved / scale);
+    if (low ? strtod(text, NULL) < value : strtod(text, NULL) > value) moved += low ? 1 : -1;
+    if (scale > 1 || moved != value) *open = false;
+    return to_decimal(fabs(moved / scale), out);
 }
 
 int number_real(struct builder *b, const struct bounds *bounds, const char *where, const struct expr **out) {
     static const struct decimal zero = {0};
     struct decimal low = {0}, high = {0};
     struct expr_items positive = {0}, negative = {0}, all = {0};
-    const struct bounds *bd = bounds;
+    struct bounds within = *bounds, *bd = &within;
+    bd->has_low = bd->has_low && bd->low > -1e15; /* we write at most 15 digits before the point */
+    bd->has_high = bd->has_high && bd->high < 1e15;
     if (!bd->has_low && !bd->has_high) {
         *out = free_number(b);
         return *out ? 0 : SHU_E_NOMEM;
     }
-    int status = bd->has_low ? bound_decimal(b, bd->low, where, &low) : 0;
-    if (!status && bd->has_high) status = bound_decimal(b, bd->high, where, &high);
+    bool known = (!bd->has_low || (bd->low < 1e15 && inward(bd->low, true, &bd->open_low, &low))) &&
+                 (!bd->has_high || (bd->high > -1e15 && inward(bd->high, false, &bd->open_high, &high)));
+    if (!known)
+        return SHU_FAIL(b->err, SHU_E_UNSUPPORTED, "schema, %s: bounds of 10^15 and beyond are not supported", where);
+    int status = 0;
     bool low_negative = !bd->has_low || bd->low < 0, high_positive = !bd->has_high || bd->high >= 0;
     if (!status && high_positive) {
         bool from_zero = !bd->has_low || bd->low < 0;

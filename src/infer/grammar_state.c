@@ -168,7 +168,7 @@ static void advance(const struct grammar *g, const struct position *from, uint8_
     for (uint32_t i = 0; i < from->count; i++) {
         uint32_t next = a->next[(size_t)from->items[i].state * a->classes + class];
         if (next == STATE_DEAD) continue;
-        if (a->flags[next] == STATE_BYTES && a->call_at[next] == a->call_at[next + 1] && to->count == 0)
+        if ((a->flags[next] & STATE_PLAIN) && to->count == 0)
             to->items[to->count++] = (struct item){next, from->items[i].stack}; /* the common case */
         else
             add_item(g, to, next, from->items[i].stack);
@@ -216,20 +216,58 @@ static void collect_below(const struct grammar *g, const struct trie *trie, size
     }
 }
 
-/* Walks a trie from a position and sets the bits of the texts it allows. With `lv`, texts that leave an unknown
- * stack are gathered. levels: [longest + 1], levels[0] = where to start. */
-static void walk(const struct grammar *g, const struct trie *trie, struct position *levels, uint64_t *bits,
+/* One level of a walk. Nearly always a single plain automaton state on the stack that the walk began with: then
+ * `plain` is that state and the position is not filled in. */
+struct level {
+    uint32_t plain; /* STATE_DEAD: see position */
+    struct position position;
+};
+
+static void start_level(const struct grammar *g, struct level *level) {
+    const struct position *p = &level->position;
+    bool single = p->count == 1 && !p->complete && !p->below;
+    level->plain = single && (g->automaton.flags[p->items[0].state] & STATE_PLAIN) ? p->items[0].state : STATE_DEAD;
+}
+
+/* The slow path: true if the byte is possible. */
+static bool advance_level(const struct grammar *g, struct level *from, uint8_t byte, uint32_t stack, struct level *to) {
+    if (from->plain != STATE_DEAD) {
+        clear(&from->position);
+        from->position.items[from->position.count++] = (struct item){from->plain, stack};
+    }
+    advance(g, &from->position, byte, &to->position);
+    to->plain = STATE_DEAD;
+    return to->position.count > 0;
+}
+
+/* Walks a trie from levels[0].position and sets the bits of the texts it allows. With `lv`, texts that leave an
+ * unknown stack are gathered. levels: [longest + 1]. */
+static void walk(const struct grammar *g, const struct trie *trie, struct level *levels, uint64_t *bits,
                  struct leavers *lv) {
+    const uint32_t *next = g->automaton.next, classes = g->automaton.classes;
+    const uint8_t *class_of = g->automaton.class_of, *flags = g->automaton.flags;
+    start_level(g, &levels[0]);
+    uint32_t stack = levels[0].position.count ? levels[0].position.items[0].stack : STACK_EMPTY;
     for (size_t i = 0; i < trie->count;) {
         const struct trie_node *node = &trie->nodes[i];
-        struct position *here = &levels[node->depth];
-        advance(g, &levels[node->depth - 1], node->byte, here);
-        if (here->count == 0) {
+        struct level *from = &levels[node->depth - 1], *to = &levels[node->depth];
+        bool possible = false;
+        if (from->plain != STATE_DEAD) {
+            uint32_t state = next[(size_t)from->plain * classes + class_of[node->byte]];
+            possible = (flags[state] & STATE_PLAIN) != 0;
+            if (possible)
+                to->plain = state;
+            else if (state != STATE_DEAD)
+                possible = advance_level(g, from, node->byte, stack, to);
+        } else {
+            possible = advance_level(g, from, node->byte, stack, to);
+        }
+        if (!possible) {
             i = node->skip;
             continue;
         }
         for (uint32_t k = 0; k < node->count; k++) set_bit(bits, trie->ids[node->first + k]);
-        if (here->below && lv) collect_below(g, trie, i, lv);
+        if (lv && to->plain == STATE_DEAD && to->position.below) collect_below(g, trie, i, lv);
         i++;
     }
 }
@@ -267,14 +305,14 @@ static bool compress(const struct grammar *g, struct state_mask *mask) {
     return true;
 }
 
-static struct state_mask *make_mask(const struct grammar *g, uint32_t state, struct position *levels) {
+static struct state_mask *make_mask(const struct grammar *g, uint32_t state, struct level *levels) {
     struct state_mask *mask = mem_calloc(1, sizeof *mask);
     struct leavers lv = {0};
     if (mask) mask->bits = mem_calloc(g->words, sizeof *mask->bits);
     bool ok = mask && mask->bits;
     if (ok) {
-        clear(&levels[0]);
-        levels[0].items[levels[0].count++] =
+        clear(&levels[0].position);
+        levels[0].position.items[levels[0].position.count++] =
             (struct item){state, STACK_UNKNOWN}; /* its callees are items of their own */
         walk(g, &g->tokens, levels, mask->bits, &lv);
         ok = !lv.failed && trie_build(lv.texts, lv.count, &mask->rest) == 0 && compress(g, mask);
@@ -286,7 +324,7 @@ static struct state_mask *make_mask(const struct grammar *g, uint32_t state, str
     return NULL;
 }
 
-static const struct state_mask *state_mask(const struct grammar *g, uint32_t state, struct position *levels) {
+static const struct state_mask *state_mask(const struct grammar *g, uint32_t state, struct level *levels) {
     struct shared *sh = g->shared;
     if (sh->masks[state]) return sh->masks[state];
     if (sh->mask_bytes > GRAMMAR_MAX_MASK_BYTES) drop_masks(g);
@@ -297,16 +335,16 @@ static const struct state_mask *state_mask(const struct grammar *g, uint32_t sta
 }
 
 /* Tokens that leave the rule of an item and go on in its callers. */
-static void walk_rest(const struct grammar *g, const struct state_mask *mask, uint32_t stack, struct position *levels,
+static void walk_rest(const struct grammar *g, const struct state_mask *mask, uint32_t stack, struct level *levels,
                       uint64_t *bits) {
     if (mask->rest.count == 0 || stack < STACK_FIRST) return;
-    clear(&levels[0]);
+    clear(&levels[0].position);
     struct stack_node node = g->shared->stacks[stack];
-    add_item(g, &levels[0], node.back, node.parent);
+    add_item(g, &levels[0].position, node.back, node.parent);
     walk(g, &mask->rest, levels, bits, NULL);
 }
 
-static void fill_mask(const struct grammar *g, const struct position *p, struct position *levels, uint64_t *bits) {
+static void fill_mask(const struct grammar *g, const struct position *p, struct level *levels, uint64_t *bits) {
     memset(bits, 0, g->words * sizeof *bits);
     for (uint32_t i = 0; i < p->count; i++) {
         if (!(g->automaton.flags[p->items[i].state] & STATE_BYTES)) continue;
@@ -360,7 +398,7 @@ static void make_position_mask(const struct grammar *g, const struct position *p
         memcpy(bits, sh->slots[i].bits, g->words * sizeof *bits);
         return;
     }
-    struct position *levels = mem_alloc(((size_t)g->longest + 1) * sizeof *levels);
+    struct level *levels = mem_alloc(((size_t)g->longest + 1) * sizeof *levels);
     sh->failed = levels == NULL;
     if (levels) fill_mask(g, p, levels, bits);
     mem_free(levels);

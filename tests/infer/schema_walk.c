@@ -47,7 +47,7 @@ static int32_t draw(struct walk *w) {
         if (!hurry) continue;
         struct span piece = tokenizer_piece(w->tokenizer, id, false);
         char c = piece.bytes == 1 ? piece.text[0] : 0;
-        int rank = c == '}' || c == ']' ? 1 : c == '"' ? 2 : c == ':' || c == '0' ? 3 : c ? 4 : 5;
+        int rank = c == '}' || c == ']' || c == '"' ? 1 : c == ':' || c == '0' ? 3 : c ? 4 : 5;
         if (c == '[' || c == '{' || c == ',' || c == '\\' || c == ' ') rank = 50;
         if (rank > best_rank) continue;
         ties = rank == best_rank ? ties + 1 : 1;
