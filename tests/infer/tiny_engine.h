@@ -14,6 +14,18 @@
 #include "infer/infer.h"
 #include "support/tiny.h"
 
+/* Sanitizers keep memory of their own and back large blocks at once: resident memory then says nothing. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define SANITIZED 1
+#endif
+#endif
+#ifndef SANITIZED
+#define SANITIZED 0
+#endif
+
 /* Fails the test with the error's own words. The call reports into `must`. */
 #define MUST(call)                                                                                                     \
     do {                                                                                                               \
