@@ -7,7 +7,6 @@
 #include <string.h>
 
 enum {
-    INTEGER_DIGITS = 18,    /* every such integer fits 64 bits */
     FRACTION_DIGITS = 9,    /* of numbers with bounds */
     FREE_DIGITS = 15,       /* of numbers without: before and behind the point */
     LISTED_MULTIPLES = 1000 /* multiples that are written out one by one */
@@ -50,12 +49,13 @@ static const struct expr *same_length(struct builder *b, const char *low, const 
 static const struct expr *natural(struct builder *b, int64_t low, int64_t high) {
     struct expr_items items = {0};
     int64_t first = 0, last = 9;
-    for (int length = 1; length <= INTEGER_DIGITS; length++) {
+    while (first <= high) {
         int64_t from = low > first ? low : first, to = high < last ? high : last;
         char a[24], z[24];
         snprintf(a, sizeof a, "%" PRId64, from);
         snprintf(z, sizeof z, "%" PRId64, to);
         if (from <= to && expr_push(b, &items, same_length(b, a, z))) return NULL;
+        if (last >= INTEGER_LIMIT) break;
         first = last + 1;
         last = last * 10 + 9;
     }
