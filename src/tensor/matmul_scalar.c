@@ -150,11 +150,17 @@ static integers_fn *const integers_table[DT_COUNT] = {
     [DT_Q5_K] = q5_k_integers, [DT_Q6_K] = q6_k_integers,
 };
 
+/* A plain loop of its own: compilers turn it into whatever dot product the machine has. */
+static int32_t dot16(const int8_t *w, const int8_t *x) {
+    int32_t sum = 0;
+    for (int i = 0; i < 16; i++) sum += w[i] * x[i];
+    return sum;
+}
+
 /* Adds 32 columns, the sub-blocks 2s and 2s + 1 of a block, to an accumulator. */
 static float dot_add(const struct integers *w, int s, const struct act8_block *x, float acc) {
-    int32_t sum[2] = {0, 0};
-    for (int i = 0; i < 32; i++) sum[i / 16] += w->q[s * 32 + i] * x->q[i];
-    int32_t product = sum[0] * w->scale[2 * s] + sum[1] * w->scale[2 * s + 1];
+    const int8_t *q = w->q + 32 * s;
+    int32_t product = dot16(q, x->q) * w->scale[2 * s] + dot16(q + 16, x->q + 16) * w->scale[2 * s + 1];
     int32_t minimum = x->half_sum[0] * w->min[2 * s] + x->half_sum[1] * w->min[2 * s + 1];
     acc += w->d * x->scale * (float)product;
     return acc - w->dmin * x->scale * (float)minimum;
