@@ -290,6 +290,9 @@ int shape_attention(struct graph *graph, struct graph_node *node, struct shu_err
     if (params->kv_heads < 1 || params->heads < 1 || params->heads % params->kv_heads != 0 || params->head_dim < 1)
         return SHU_FAIL(err, SHU_E_USAGE, NODE_TEXT ": %d query heads of %d cannot share %d key heads",
                         NODE_ARGS(graph, node), params->heads, params->head_dim, params->kv_heads);
+    if (params->head_dim > HEAD_DIM_MAX)
+        return SHU_FAIL(err, SHU_E_UNSUPPORTED, NODE_TEXT ": heads have at most %d dimensions, found %d",
+                        NODE_ARGS(graph, node), HEAD_DIM_MAX, params->head_dim);
     if (!isfinite(params->scale) || !(params->softcap >= 0) || params->window < 0)
         return SHU_FAIL(err, SHU_E_USAGE, NODE_TEXT ": bad scale %g, soft-cap %g or window %d", NODE_ARGS(graph, node),
                         (double)params->scale, (double)params->softcap, params->window);

@@ -162,12 +162,12 @@ static void read_head_dim(struct reader *reader, struct decoder_config *config) 
     }
     bool given = has_key(reader, "attention.key_length");
     int64_t absent = config->width % config->heads == 0 ? config->width / config->heads : REQUIRED;
-    config->head_dim = (int)read_int(reader, "attention.key_length", 2, DECODER_MAX_HEAD_DIM, absent);
+    config->head_dim = (int)read_int(reader, "attention.key_length", 2, HEAD_DIM_MAX, absent);
     int64_t value_dim = read_int(reader, "attention.value_length", 1, INT32_MAX, config->head_dim);
     if (reader->status) return;
-    if (!given && (config->head_dim < 2 || config->head_dim > DECODER_MAX_HEAD_DIM))
+    if (!given && (config->head_dim < 2 || config->head_dim > HEAD_DIM_MAX))
         reader->status = SHU_FAIL(reader->err, SHU_E_RANGE, "%s.embedding_length: heads of %d / %d = %d exceed 2 to %d",
-                                  reader->arch, config->width, config->heads, config->head_dim, DECODER_MAX_HEAD_DIM);
+                                  reader->arch, config->width, config->heads, config->head_dim, HEAD_DIM_MAX);
     else if (value_dim != config->head_dim)
         reader->status = SHU_FAIL(reader->err, SHU_E_UNSUPPORTED,
                                   "%s.attention.value_length: expected %d like key_length, found %lld", reader->arch,

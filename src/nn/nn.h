@@ -20,8 +20,6 @@
 /* Mistral is llama with a sliding window. */
 enum decoder_arch { ARCH_LLAMA, ARCH_QWEN2, ARCH_QWEN3, ARCH_GEMMA2, ARCH_GEMMA3, ARCH_COUNT };
 
-#define DECODER_MAX_HEAD_DIM 256
-
 /* Everything that distinguishes one decoder from another. */
 struct decoder_config {
     enum decoder_arch arch;

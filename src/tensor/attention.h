@@ -13,8 +13,6 @@
 
 #include "tensor/tensor.h"
 
-#define HEAD_DIM_MAX 256
-
 /* Queries (rows x heads of one KV head) that share one conversion of a page to f32. */
 #define QUERY_BLOCK  48
 #define QUERY_STRIDE (HEAD_DIM_MAX + 16) /* no power of two: rows spread over the cache sets */

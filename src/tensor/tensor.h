@@ -5,8 +5,8 @@
  *            (`struct tensor`, a view that owns nothing).
  *   packed   a weight matrix rearranged once, at load, into row panels for the
  *            machine's vector width, at its native bit width (`struct packed`).
- *   act8     activations quantised on the fly: per 32 columns one f32 scale,
- *            32 int8 values and two sums (`ACT8` rows).
+ *   act8     activations quantised on the fly: per 32 columns 32 int8 values,
+ *            one f32 scale and the sums that products need (`struct act8_block`).
  * `kernels_get()` picks the widest instruction set once (SHU_ISA=scalar|avx2|
  * avx512 forces one). Every table holds every kernel: what an instruction set
  * does not write itself is filled in from the scalar reference.
@@ -49,7 +49,7 @@ struct dtype_info {
     int block;        /* elements per block; 1 for plain types */
     int block_bytes;
     /* Decode or encode `count` elements, a multiple of `block`. from_f32 may be
-     * NULL (type is only read). Written: F32 F16 BF16 Q4_0 Q5_0 Q8_0 Q4_K Q5_K Q6_K.
+     * NULL (type is only read). Written: F32 F16 BF16 Q4_0 Q5_0 Q5_1 Q8_0 Q4_K Q5_K Q6_K.
      * from_f32 may use per-column importance (NULL = all alike). */
     void (*to_f32)(const void *blocks, float *out, int64_t count);
     void (*from_f32)(const float *values, const float *importance, void *blocks, int64_t count);
@@ -132,8 +132,9 @@ size_t act8_row_bytes(int64_t cols);
  * as f16, or as int8 followed by f32 scales: K [tiles][D][KV_TILE] int8,
  * V [KV_PAGE][D] int8, then k_scale[KV_PAGE], v_scale[KV_PAGE]; one scale per
  * position and head. Keys are stored after rotation. */
-#define KV_PAGE 64
-#define KV_TILE 16
+#define KV_PAGE      64
+#define KV_TILE      16
+#define HEAD_DIM_MAX 256 /* attention keeps a query in fixed scratch rows; room graph refuses more */
 enum kv_type { KV_F16, KV_Q8 };
 size_t kv_page_head_bytes(enum kv_type type, int head_dim); /* one head of one page, K and V */
 
@@ -153,7 +154,7 @@ struct kv_step {
     const struct kv_row *row;     /* [rows] */
     const int32_t *const *tables; /* [sequences] -> page numbers by position / KV_PAGE */
     uint8_t *const *layer_base;   /* [layers] start of the page array of a layer */
-    size_t page_bytes;            /* of one page of one layer: kv_heads * kv_page_head_bytes */
+    size_t page_bytes;            /* from a page of a layer to its next one: kv_heads * kv_page_head_bytes or more */
 };
 
 /* Attention of one layer. q is [rows, heads * D], out likewise. */
@@ -238,11 +239,11 @@ struct kernels {
  * fails: it takes the best instead. */
 const struct kernels *kernels_get(void);
 int kernels_select(const char *isa, const struct kernels **out, struct shu_error *err);
-size_t attention_scratch_bytes(int head_dim);
+size_t attention_scratch_bytes(int head_dim); /* of one thread; head_dim at most HEAD_DIM_MAX */
 
 /* rope cos/sin table of one position: [rot/2] cos then [rot/2] sin, computed in
  * double. factors (may be NULL) divide the frequencies (llama 3 long context);
- * theta_scale multiplies positions (linear scaling, 1 = none). */
+ * freq_scale multiplies positions (linear scaling, 1 = none). */
 void rope_table(int32_t position, int rot, double freq_base, double freq_scale, const float *factors, float *cos_sin);
 
 #endif

@@ -46,6 +46,12 @@ static void bad_heads(struct graph *graph) {
     node_id stored = graph_kv_store(graph, x, x, 0);
     graph_attention(graph, x, stored, &(struct graph_params){.heads = 3, .kv_heads = 2, .head_dim = 16, .scale = 1});
 }
+static void bad_head_dim(struct graph *graph) {
+    node_id x = graph_input(graph, DT_F32, GRAPH_ROWS, HEAD_DIM_MAX + 1, "x");
+    node_id stored = graph_kv_store(graph, x, x, 0);
+    graph_attention(graph, x, stored,
+                    &(struct graph_params){.heads = 1, .kv_heads = 1, .head_dim = HEAD_DIM_MAX + 1, .scale = 1});
+}
 static void bad_layer(struct graph *graph) {
     node_id x = graph_input(graph, DT_F32, GRAPH_ROWS, 32, "x");
     node_id stored = graph_kv_store(graph, x, x, 1);
@@ -93,6 +99,7 @@ static const struct {
     {bad_weight, "no matrix product for weights of type I32"},
     {bad_null_weight, "no matrix product for weights of type (no weight given)"},
     {bad_heads, "3 query heads of 16 cannot share 2 key heads"},
+    {bad_head_dim, "heads have at most 256 dimensions, found 257"},
     {bad_layer, "needs f32 queries and the kv_store of layer 0"},
     {bad_rope, "cannot rotate 32 dimensions of 2 heads of 16"},
     {bad_rope_base, "positive base"},
