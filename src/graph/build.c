@@ -223,7 +223,3 @@ void graph_output(struct graph *graph, node_id node) {
     }
     graph->nodes[node].output = true;
 }
-
-const int64_t *graph_shape(const struct graph *graph, node_id node) {
-    return graph->nodes[node].shape;
-}

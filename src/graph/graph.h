@@ -114,8 +114,6 @@ node_id graph_attention(struct graph *graph, node_id q, node_id stored, const st
 
 /* Marks a node whose values must survive the run; read with graph_data. */
 void graph_output(struct graph *graph, node_id node);
-/* Shape of a node as built: [cols, rows, d2, d3], symbolic counts included. */
-const int64_t *graph_shape(const struct graph *graph, node_id node);
 
 /* Bytes that graph_plan would allocate; a pure function of its arguments.
  * Reports a builder's failure, and SHU_E_RANGE for sizes beyond the address space. */

@@ -1,75 +1,12 @@
-/* The operation table and its shape rules. */
+/* The shape rules and, at the end, the operation table. */
 #include "graph/op.h"
 
 #include <math.h>
-
-const struct graph_op op_table[OP_KINDS] = {
-    [OP_INPUT] = {.name = "input"},
-    [OP_CONST] = {.name = "const"},
-    [OP_EMBED] = {.name = "embed", .min_inputs = 1, .max_inputs = 1, .shape = shape_embed, .run = {run_embed}},
-    [OP_GATHER] = {.name = "gather",
-                   .min_inputs = 2,
-                   .max_inputs = 2,
-                   .mixes_rows = true,
-                   .shape = shape_gather,
-                   .run = {run_gather}},
-    [OP_QUANTIZE] =
-        {.name = "quantize", .min_inputs = 1, .max_inputs = 1, .shape = shape_quantize, .run = {run_quantize}},
-    [OP_MATMUL] = {.name = "matmul",
-                   .min_inputs = 1,
-                   .max_inputs = 2,
-                   .shape = shape_matmul,
-                   .tiles = tiles_matmul,
-                   .run = {run_matmul}},
-    [OP_RMS_NORM] = {.name = "rms_norm",
-                     .min_inputs = 1,
-                     .max_inputs = 2,
-                     .in_place = 1,
-                     .shape = shape_norm,
-                     .run = {run_rms_norm}},
-    [OP_LAYER_NORM] = {.name = "layer_norm",
-                       .min_inputs = 3,
-                       .max_inputs = 3,
-                       .in_place = 1,
-                       .shape = shape_norm,
-                       .run = {run_layer_norm}},
-    [OP_SOFTMAX] =
-        {.name = "softmax", .min_inputs = 1, .max_inputs = 1, .in_place = 1, .shape = shape_same, .run = {run_softmax}},
-    [OP_ADD] = {.name = "add", .min_inputs = 2, .max_inputs = 2, .in_place = 3, .shape = shape_same, .run = {run_add}},
-    [OP_MUL] = {.name = "mul", .min_inputs = 2, .max_inputs = 2, .in_place = 3, .shape = shape_same, .run = {run_mul}},
-    [OP_SCALE] =
-        {.name = "scale", .min_inputs = 1, .max_inputs = 1, .in_place = 1, .shape = shape_same, .run = {run_scale}},
-    [OP_SOFTCAP] =
-        {.name = "softcap", .min_inputs = 1, .max_inputs = 1, .in_place = 1, .shape = shape_same, .run = {run_softcap}},
-    [OP_UNARY] =
-        {.name = "unary", .min_inputs = 1, .max_inputs = 1, .in_place = 1, .shape = shape_same, .run = {run_unary}},
-    [OP_GATED] =
-        {.name = "gated", .min_inputs = 2, .max_inputs = 2, .in_place = 3, .shape = shape_same, .run = {run_gated}},
-    [OP_ROPE_TABLE] = {.name = "rope_table", .shape = shape_rope_table, .run = {run_rope_table}},
-    [OP_ROPE] =
-        {.name = "rope", .min_inputs = 2, .max_inputs = 2, .in_place = 1, .shape = shape_rope, .run = {run_rope}},
-    [OP_KV_STORE] =
-        {.name = "kv_store", .min_inputs = 2, .max_inputs = 2, .shape = shape_kv_store, .run = {run_kv_store}},
-    [OP_ATTENTION] = {.name = "attention",
-                      .min_inputs = 2,
-                      .max_inputs = 2,
-                      .shape = shape_attention,
-                      .tiles = tiles_attention,
-                      .run = {run_attention}},
-};
-
-const char *graph_op_name(enum graph_op_kind kind) {
-    return (unsigned)kind < OP_KINDS ? op_table[kind].name : "unknown";
-}
 
 /* ------------------------------------------------------------------ helpers */
 
 static const struct graph_node *input_of(const struct graph *graph, const struct graph_node *node, int i) {
     return &graph->nodes[node->input[i]];
-}
-
-static bool same_rows(const struct graph_node *a, const struct graph_node *b) {
-    return a->shape[1] == b->shape[1] && a->shape[2] == b->shape[2] && a->shape[3] == b->shape[3];
 }
 
 static void take_shape(struct graph_node *node, const struct graph_node *from, int64_t cols) {
@@ -135,7 +72,7 @@ static int check_cols(const struct graph *graph, const struct graph_node *node, 
 
 /* -------------------------------------------------------------- shape rules */
 
-int shape_embed(struct graph *graph, struct graph_node *node, struct shu_error *err) {
+static int shape_embed(struct graph *graph, struct graph_node *node, struct shu_error *err) {
     int status = check_ids(graph, node, 0, err);
     if (status) return status;
     const struct packed *packed = node->params.weight;
@@ -150,7 +87,7 @@ int shape_embed(struct graph *graph, struct graph_node *node, struct shu_error *
     return SHU_OK;
 }
 
-int shape_gather(struct graph *graph, struct graph_node *node, struct shu_error *err) {
+static int shape_gather(struct graph *graph, struct graph_node *node, struct shu_error *err) {
     const struct graph_node *x = input_of(graph, node, 0);
     int status = check_ids(graph, node, 1, err);
     if (status) return status;
@@ -161,7 +98,7 @@ int shape_gather(struct graph *graph, struct graph_node *node, struct shu_error 
     return SHU_OK;
 }
 
-int shape_quantize(struct graph *graph, struct graph_node *node, struct shu_error *err) {
+static int shape_quantize(struct graph *graph, struct graph_node *node, struct shu_error *err) {
     int status = check_f32(graph, node, 0, err);
     if (status) return status;
     take_shape(node, input_of(graph, node, 0), input_of(graph, node, 0)->shape[0]);
@@ -169,7 +106,7 @@ int shape_quantize(struct graph *graph, struct graph_node *node, struct shu_erro
     return SHU_OK;
 }
 
-int shape_matmul(struct graph *graph, struct graph_node *node, struct shu_error *err) {
+static int shape_matmul(struct graph *graph, struct graph_node *node, struct shu_error *err) {
     const struct packed *weight = node->params.weight;
     if (weight == NULL || graph->kernels->matmul[weight->dtype] == NULL)
         return SHU_FAIL(err, SHU_E_UNSUPPORTED, NODE_TEXT ": no matrix product for weights of type %s",
@@ -190,7 +127,7 @@ int shape_matmul(struct graph *graph, struct graph_node *node, struct shu_error 
 }
 
 /* rms_norm and layer_norm: gain and bias of one group. */
-int shape_norm(struct graph *graph, struct graph_node *node, struct shu_error *err) {
+static int shape_norm(struct graph *graph, struct graph_node *node, struct shu_error *err) {
     const struct graph_node *x = input_of(graph, node, 0);
     int status = check_f32(graph, node, 0, err);
     if (status) return status;
@@ -211,7 +148,7 @@ int shape_norm(struct graph *graph, struct graph_node *node, struct shu_error *e
 }
 
 /* Element-wise: all inputs f32 of one shape. */
-int shape_same(struct graph *graph, struct graph_node *node, struct shu_error *err) {
+static int shape_same(struct graph *graph, struct graph_node *node, struct shu_error *err) {
     const struct graph_node *a = input_of(graph, node, 0);
     int status = check_f32(graph, node, 0, err);
     for (int i = 1; i < node->inputs && status == SHU_OK; i++) {
@@ -229,7 +166,7 @@ int shape_same(struct graph *graph, struct graph_node *node, struct shu_error *e
     return status;
 }
 
-int shape_rope_table(struct graph *graph, struct graph_node *node, struct shu_error *err) {
+static int shape_rope_table(struct graph *graph, struct graph_node *node, struct shu_error *err) {
     const struct graph_params *params = &node->params;
     if (params->rot < 2 || params->rot % 2 != 0 || !(params->freq_base > 0) || !isfinite(params->freq_base) ||
         !(params->freq_scale > 0) || !isfinite(params->freq_scale))
@@ -243,7 +180,7 @@ int shape_rope_table(struct graph *graph, struct graph_node *node, struct shu_er
     return SHU_OK;
 }
 
-int shape_rope(struct graph *graph, struct graph_node *node, struct shu_error *err) {
+static int shape_rope(struct graph *graph, struct graph_node *node, struct shu_error *err) {
     const struct graph_params *params = &node->params;
     const struct graph_node *x = input_of(graph, node, 0), *table = input_of(graph, node, 1);
     int status = check_f32(graph, node, 0, err);
@@ -260,7 +197,7 @@ int shape_rope(struct graph *graph, struct graph_node *node, struct shu_error *e
     return status;
 }
 
-int shape_kv_store(struct graph *graph, struct graph_node *node, struct shu_error *err) {
+static int shape_kv_store(struct graph *graph, struct graph_node *node, struct shu_error *err) {
     const struct graph_node *k = input_of(graph, node, 0);
     int status = check_f32(graph, node, 0, err);
     if (status == SHU_OK) status = check_cols(graph, node, 1, k->shape[0], err);
@@ -279,7 +216,7 @@ int shape_kv_store(struct graph *graph, struct graph_node *node, struct shu_erro
     return SHU_OK;
 }
 
-int shape_attention(struct graph *graph, struct graph_node *node, struct shu_error *err) {
+static int shape_attention(struct graph *graph, struct graph_node *node, struct shu_error *err) {
     const struct graph_params *params = &node->params;
     const struct graph_node *q = input_of(graph, node, 0), *stored = input_of(graph, node, 1);
     if (q->dtype != DT_F32 || stored->kind != OP_KV_STORE || stored->params.layer != params->layer)
@@ -303,4 +240,65 @@ int shape_attention(struct graph *graph, struct graph_node *node, struct shu_err
             SHU_FAIL(err, SHU_E_USAGE, NODE_TEXT ": queries and keys must have the same rows", NODE_ARGS(graph, node));
     if (status == SHU_OK) take_shape(node, q, q->shape[0]);
     return status;
+}
+
+/* ---------------------------------------------------------------- the table */
+
+const struct graph_op op_table[OP_KINDS] = {
+    [OP_INPUT] = {.name = "input"},
+    [OP_CONST] = {.name = "const"},
+    [OP_EMBED] = {.name = "embed", .min_inputs = 1, .max_inputs = 1, .shape = shape_embed, .run = {run_embed}},
+    [OP_GATHER] = {.name = "gather",
+                   .min_inputs = 2,
+                   .max_inputs = 2,
+                   .mixes_rows = true,
+                   .shape = shape_gather,
+                   .run = {run_gather}},
+    [OP_QUANTIZE] =
+        {.name = "quantize", .min_inputs = 1, .max_inputs = 1, .shape = shape_quantize, .run = {run_quantize}},
+    [OP_MATMUL] = {.name = "matmul",
+                   .min_inputs = 1,
+                   .max_inputs = 2,
+                   .shape = shape_matmul,
+                   .tiles = tiles_matmul,
+                   .run = {run_matmul}},
+    [OP_RMS_NORM] = {.name = "rms_norm",
+                     .min_inputs = 1,
+                     .max_inputs = 2,
+                     .in_place = 1,
+                     .shape = shape_norm,
+                     .run = {run_rms_norm}},
+    [OP_LAYER_NORM] = {.name = "layer_norm",
+                       .min_inputs = 3,
+                       .max_inputs = 3,
+                       .in_place = 1,
+                       .shape = shape_norm,
+                       .run = {run_layer_norm}},
+    [OP_SOFTMAX] =
+        {.name = "softmax", .min_inputs = 1, .max_inputs = 1, .in_place = 1, .shape = shape_same, .run = {run_softmax}},
+    [OP_ADD] = {.name = "add", .min_inputs = 2, .max_inputs = 2, .in_place = 3, .shape = shape_same, .run = {run_add}},
+    [OP_MUL] = {.name = "mul", .min_inputs = 2, .max_inputs = 2, .in_place = 3, .shape = shape_same, .run = {run_mul}},
+    [OP_SCALE] =
+        {.name = "scale", .min_inputs = 1, .max_inputs = 1, .in_place = 1, .shape = shape_same, .run = {run_scale}},
+    [OP_SOFTCAP] =
+        {.name = "softcap", .min_inputs = 1, .max_inputs = 1, .in_place = 1, .shape = shape_same, .run = {run_softcap}},
+    [OP_UNARY] =
+        {.name = "unary", .min_inputs = 1, .max_inputs = 1, .in_place = 1, .shape = shape_same, .run = {run_unary}},
+    [OP_GATED] =
+        {.name = "gated", .min_inputs = 2, .max_inputs = 2, .in_place = 3, .shape = shape_same, .run = {run_gated}},
+    [OP_ROPE_TABLE] = {.name = "rope_table", .shape = shape_rope_table, .run = {run_rope_table}},
+    [OP_ROPE] =
+        {.name = "rope", .min_inputs = 2, .max_inputs = 2, .in_place = 1, .shape = shape_rope, .run = {run_rope}},
+    [OP_KV_STORE] =
+        {.name = "kv_store", .min_inputs = 2, .max_inputs = 2, .shape = shape_kv_store, .run = {run_kv_store}},
+    [OP_ATTENTION] = {.name = "attention",
+                      .min_inputs = 2,
+                      .max_inputs = 2,
+                      .shape = shape_attention,
+                      .tiles = tiles_attention,
+                      .run = {run_attention}},
+};
+
+const char *graph_op_name(enum graph_op_kind kind) {
+    return (unsigned)kind < OP_KINDS ? op_table[kind].name : "unknown";
 }

@@ -81,19 +81,12 @@ static inline bool op_is_row_wise(enum graph_op_kind kind) {
     return op_table[kind].tiles == NULL && op_table[kind].run[BACKEND_CPU] != NULL;
 }
 
-/* ----------------------------------------------------------- shapes (op.c) */
+/* ------------------------------------------------------------ sizes (op.c) */
 
-int shape_embed(struct graph *graph, struct graph_node *node, struct shu_error *err);
-int shape_gather(struct graph *graph, struct graph_node *node, struct shu_error *err);
-int shape_quantize(struct graph *graph, struct graph_node *node, struct shu_error *err);
-int shape_matmul(struct graph *graph, struct graph_node *node, struct shu_error *err);
-int shape_norm(struct graph *graph, struct graph_node *node, struct shu_error *err);
-int shape_same(struct graph *graph, struct graph_node *node, struct shu_error *err);
-int shape_rope_table(struct graph *graph, struct graph_node *node, struct shu_error *err);
-int shape_rope(struct graph *graph, struct graph_node *node, struct shu_error *err);
-int shape_kv_store(struct graph *graph, struct graph_node *node, struct shu_error *err);
-int shape_attention(struct graph *graph, struct graph_node *node, struct shu_error *err);
-
+/* Rows of both are the same in every run. */
+static inline bool same_rows(const struct graph_node *a, const struct graph_node *b) {
+    return a->shape[1] == b->shape[1] && a->shape[2] == b->shape[2] && a->shape[3] == b->shape[3];
+}
 /* Product of shape[1…3] with the symbolic counts bound; -1 on overflow. */
 int64_t node_rows(const struct graph_node *node, int64_t rows, int64_t gathered);
 /* Bytes of one output row; 0 for nodes without data of their own in the block. */
@@ -160,8 +153,6 @@ struct plan {
     int query_group; /* most query heads of a KV head in any attention; 1 if there is none */
     size_t activation_bytes, scratch_bytes, total_bytes; /* scratch: of one thread */
 };
-int plan_make(const struct graph *graph, int64_t max_rows, int64_t max_gathered, int threads, struct plan *out,
-              struct shu_error *err);
 void plan_free(struct plan *plan);
 
 /* ------------------------------------------------------------------- graph */

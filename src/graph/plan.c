@@ -9,10 +9,6 @@ static bool is_leaf(const struct graph_node *node) {
     return node->kind == OP_INPUT || node->kind == OP_CONST;
 }
 
-static bool same_row_space(const struct graph_node *a, const struct graph_node *b) {
-    return a->shape[1] == b->shape[1] && a->shape[2] == b->shape[2] && a->shape[3] == b->shape[3];
-}
-
 enum { JOIN_NEW_STRAND = -1, JOIN_NEW_WAVE = -2 };
 
 /* Where node `id` may run, given the wave being filled: in one of its strands,
@@ -30,8 +26,7 @@ static int find_strand(const struct graph *graph, const struct plan *plan, int i
     /* A chain goes row by row: every link must be row-wise over the same rows. */
     const struct graph_node *head = node_at(graph, plan->strand[strand].first);
     const struct graph_op *op = &op_table[node->kind];
-    bool chains =
-        op_is_row_wise(node->kind) && !op->mixes_rows && op_is_row_wise(head->kind) && same_row_space(node, head);
+    bool chains = op_is_row_wise(node->kind) && !op->mixes_rows && op_is_row_wise(head->kind) && same_rows(node, head);
     return chains ? strand : JOIN_NEW_WAVE;
 }
 
@@ -97,7 +92,7 @@ static node_id find_storage(const struct graph *graph, const struct plan *plan, 
     for (int i = 0; i < node->inputs; i++) {
         node_id in = node->input[i];
         if (!(op_table[node->kind].in_place >> i & 1) || plan->node[in].row_bytes != plan->node[id].row_bytes) continue;
-        if (node->dtype == node_at(graph, in)->dtype && same_row_space(node, node_at(graph, in)) &&
+        if (node->dtype == node_at(graph, in)->dtype && same_rows(node, node_at(graph, in)) &&
             dies_at(graph, plan, in, id))
             return plan->node[in].storage;
     }
@@ -204,8 +199,8 @@ static int plan_memory(const struct graph *graph, struct plan *plan, int threads
     return status;
 }
 
-int plan_make(const struct graph *graph, int64_t max_rows, int64_t max_gathered, int threads, struct plan *out,
-              struct shu_error *err) {
+static int plan_make(const struct graph *graph, int64_t max_rows, int64_t max_gathered, int threads, struct plan *out,
+                     struct shu_error *err) {
     *out = (struct plan){0};
     if (graph->status) {
         if (err) *err = graph->error;
