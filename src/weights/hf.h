@@ -22,7 +22,6 @@ struct meta_builder {
     int rc;
 };
 void meta_put_int(struct meta_builder *meta, const char *key, int64_t value); /* u32 */
-void meta_put_float(struct meta_builder *meta, const char *key, double value);
 void meta_put_bool(struct meta_builder *meta, const char *key, bool value);
 void meta_put_string(struct meta_builder *meta, const char *key, const char *text, size_t bytes);
 /* Begins an array; the caller appends count elements with meta_put_raw or meta_put_element. */
@@ -63,7 +62,6 @@ bool hf_tensor_name(const struct hf_arch *arch, const char *name, char *out, siz
 /* JSON helpers: an absent or null member gives the fallback, another kind of value fails. */
 int hf_int(const json_t *object, const char *key, int64_t fallback, int64_t low, int64_t high, int64_t *out,
            struct shu_error *err);
-int hf_float(const json_t *object, const char *key, double fallback, double *out, struct shu_error *err);
 const char *hf_text(const json_t *object, const char *key); /* "" if absent or no string */
 
 /* One tensor of a safetensors file. */

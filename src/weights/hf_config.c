@@ -29,7 +29,7 @@ void meta_put_int(struct meta_builder *meta, const char *key, int64_t value) {
     meta_put_raw(meta, &number, sizeof number);
 }
 
-void meta_put_float(struct meta_builder *meta, const char *key, double value) {
+static void meta_put_float(struct meta_builder *meta, const char *key, double value) {
     float number = (float)value;
     put_key(meta, key, GGUF_F32);
     meta_put_raw(meta, &number, sizeof number);
@@ -74,7 +74,7 @@ int hf_int(const json_t *object, const char *key, int64_t fallback, int64_t low,
     return SHU_OK;
 }
 
-int hf_float(const json_t *object, const char *key, double fallback, double *out, struct shu_error *err) {
+static int hf_float(const json_t *object, const char *key, double fallback, double *out, struct shu_error *err) {
     const json_t *value = json_object_get(object, key);
     *out = fallback;
     if (!value || json_is_null(value)) return SHU_OK;

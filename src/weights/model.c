@@ -26,8 +26,9 @@ int name_index_init(struct name_index *index, struct arena *arena, uint64_t coun
     return SHU_OK;
 }
 
-int64_t name_index_find(const struct name_index *index, const char *name,
-                        const char *(*name_at)(const void *context, uint32_t position), const void *context) {
+/* Position stored for a name, or -1. name_at(context, position) yields stored names. */
+static int64_t name_index_find(const struct name_index *index, const char *name,
+                               const char *(*name_at)(const void *context, uint32_t position), const void *context) {
     if (!index->slot) return -1;
     uint32_t at = (uint32_t)name_hash(name) & index->mask;
     for (; index->slot[at]; at = (at + 1) & index->mask) {

@@ -79,9 +79,6 @@ const char *gguf_type_name(enum gguf_type type);
 
 /* Room for `count` names at no more than half load. SHU_E_NOMEM. */
 int name_index_init(struct name_index *index, struct arena *arena, uint64_t count);
-/* Position stored for a name, or -1. name_at(context, position) yields stored names. */
-int64_t name_index_find(const struct name_index *index, const char *name,
-                        const char *(*name_at)(const void *context, uint32_t position), const void *context);
 void name_index_add(struct name_index *index, const char *name, uint32_t position);
 
 /* Copies at most size-1 bytes of a foreign name for a message; what is no printable ASCII becomes '?'. */
