@@ -347,12 +347,9 @@ int eval_expression(struct interp *in, const struct node *node, struct value *ou
 int eval_filter(struct interp *in, const struct node *node, struct value input, struct value *out); /* filter chains */
 int eval_call_with(struct interp *in, const struct node *node, struct value caller, struct value *out);
 int eval_place(struct interp *in, const struct node *node, int status); /* adds line and column to an error, once */
-enum control { CONTROL_NONE, CONTROL_BREAK, CONTROL_CONTINUE };
-int eval_body(struct interp *in, const struct node_list *body, enum control *control);
 int eval_call(struct interp *in, struct value callee, const struct arguments *args, struct value *out);
 int eval_attribute(struct interp *in, struct value object, const struct text *name, struct value *out);
 int eval_item(struct interp *in, struct value object, struct value key, struct value *out);
-int eval_slice(struct interp *in, struct value object, const struct value bounds[3], struct value *out);
 int eval_binary(struct interp *in, enum operator_kind op, struct value a, struct value b, struct value *out);
 int eval_operator(struct interp *in, enum operator_kind op, struct value a, struct value b, bool *out);
 /* One more item for the loop, if there is one. */

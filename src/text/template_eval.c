@@ -301,7 +301,7 @@ static int slice_string(struct interp *in, struct value string, int64_t start, i
     return status;
 }
 
-int eval_slice(struct interp *in, struct value object, const struct value bounds[3], struct value *out) {
+static int eval_slice(struct interp *in, struct value object, const struct value bounds[3], struct value *out) {
     int64_t length, start = 0, step = 1, count = 0;
     if (object.kind == VAL_UNDEFINED) return fail_undefined(in, object);
     bool sliced = object.kind == VAL_LIST || object.kind == VAL_TUPLE || object.kind == VAL_STRING ||

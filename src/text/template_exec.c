@@ -3,6 +3,10 @@
 
 #include <string.h>
 
+/* How a body ended: the loop around it looks at this. */
+enum control { CONTROL_NONE, CONTROL_BREAK, CONTROL_CONTINUE };
+static int eval_body(struct interp *in, const struct node_list *body, enum control *control);
+
 /* ------------------------------------------------------------------ scopes */
 
 static int assign(struct interp *in, int name, struct value value) {
@@ -355,7 +359,7 @@ static int eval_statement(struct interp *in, const struct node *node, enum contr
     }
 }
 
-int eval_body(struct interp *in, const struct node_list *body, enum control *control) {
+static int eval_body(struct interp *in, const struct node_list *body, enum control *control) {
     int status = 0;
     *control = CONTROL_NONE;
     if (++in->depth > TPL_MAX_EVAL_DEPTH) {

@@ -14,7 +14,7 @@ int parse_fail(struct parser *ps, const struct lex_token *at, const char *format
     return SHU_FAIL(ps->err, SHU_E_FORMAT, "chat template, line %d, column %d: %s", at->line, at->column, detail);
 }
 
-int parse_no_memory(struct parser *ps) {
+static int parse_no_memory(struct parser *ps) {
     return SHU_FAIL(ps->err, SHU_E_NOMEM, "chat template: no memory, %zu bytes are in use (at most %zu)",
                     ps->tpl->arena.used_bytes, ps->tpl->arena.max_bytes);
 }
@@ -142,7 +142,7 @@ static int grow_names(struct parser *ps) {
     return 0;
 }
 
-int parse_intern(struct parser *ps, const struct text *name, int *out) {
+static int parse_intern(struct parser *ps, const struct text *name, int *out) {
     if (ps->tpl->name_count * 2 >= ps->index_cap) {
         int status = grow_names(ps);
         if (status) return status;
@@ -324,7 +324,7 @@ static int parse_argument(struct parser *ps, struct call_builder *cb) {
 }
 
 /* "(" … ")" */
-int parse_call_args(struct parser *ps, const struct call_args **out) {
+static int parse_call_args(struct parser *ps, const struct call_args **out) {
     struct call_builder cb = {0};
     int status = parse_expect_op(ps, LEX_LPAREN, "\"(\"");
     for (bool first = true; !status && !parse_is_op(ps, LEX_RPAREN); first = false) {

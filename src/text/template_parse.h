@@ -25,7 +25,6 @@ struct growing {
 
 int parse_fail(struct parser *ps, const struct lex_token *at, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
-int parse_no_memory(struct parser *ps);
 void parse_describe(const struct lex_token *token, char *out, size_t bytes);
 int parse_enter(struct parser *ps); /* one level deeper; the caller decrements ps->depth */
 
@@ -41,12 +40,10 @@ int parse_node(struct parser *ps, enum node_kind kind, const struct lex_token *a
 const struct text *parse_text(struct parser *ps, const char *data, size_t bytes);
 int parse_append(struct parser *ps, struct growing *list, struct node *node);
 struct node_list parse_list(const struct growing *list);
-int parse_intern(struct parser *ps, const struct text *name, int *out);
 int parse_name_node(struct parser *ps, const struct lex_token *token, struct node **out);
 
 int parse_expression(struct parser *ps, bool with_condition, struct node **out);
 int parse_tuple(struct parser *ps, bool with_condition, bool in_brackets, struct node **out);
-int parse_call_args(struct parser *ps, const struct call_args **out);
 int parse_filters(struct parser *ps, struct node *input, bool start_inline, struct node **out);
 int parse_check_unknown(struct parser *ps); /* at the end of each tag */
 
