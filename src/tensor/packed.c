@@ -16,7 +16,8 @@ const struct packed_layout packed_layouts[DT_COUNT] = {
     [DT_Q6_K] = {1, {208}, false, {{192, 4}, {0, 16}, {128, 8}, {64, 16}, {160, 8}}},
 };
 
-size_t packed_body_bytes(enum dtype dtype) {
+/* Per lane: the PACKED_BODY_… constants. */
+static size_t packed_body_bytes(enum dtype dtype) {
     const struct packed_span *span = packed_layouts[dtype].span;
     size_t words = 0;
     for (int s = 0; s < PACKED_SPANS; s++) words += span[s].words;

@@ -76,8 +76,6 @@ extern const struct packed_layout packed_layouts[DT_COUNT];
 #define PACKED_BODY_Q5_K 172
 #define PACKED_BODY_Q6_K 208
 
-size_t packed_body_bytes(enum dtype dtype); /* per lane, the constants above */
-
 /* Restores the plain GGML block `block` of one row (dtype_table[].block_bytes bytes). Quantised types only. */
 void packed_block(const struct packed *packed, int64_t row, int64_t block, uint8_t *out);
 
