@@ -100,7 +100,7 @@ static int store_value(const struct cli *cli, const struct option *option, const
         *(const char **)option->target = value;
         return 0;
     }
-    struct text_list *list = option->target;
+    struct option_list *list = option->target;
     if (list->count == OPT_LIST_MAX)
         return cli_usage(cli, "%s may be given at most %d times", option->name, OPT_LIST_MAX);
     list->item[list->count++] = value;

@@ -47,15 +47,15 @@ void cli_help(const struct cli *cli); /* of cli->verb */
 enum option_kind { OPT_FLAG, OPT_INT, OPT_FLOAT, OPT_TEXT, OPT_LIST };
 
 #define OPT_LIST_MAX 16
-struct text_list {
-    const char *item[OPT_LIST_MAX];
+struct option_list {
+    const char *item[OPT_LIST_MAX]; /* [count], in the order given */
     int count;
 };
 
 struct option {
     const char *name; /* "--threads" or "-n" */
     enum option_kind kind;
-    void *target;    /* bool *, int64_t *, double *, const char **, struct text_list * */
+    void *target;    /* bool *, int64_t *, double *, const char **, struct option_list * */
     double min, max; /* OPT_INT and OPT_FLOAT: inclusive range */
 };
 

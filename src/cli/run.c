@@ -5,7 +5,7 @@
 
 struct run_flags {
     const char *prompt, *file, *system, *schema, *ebnf;
-    struct text_list stop;
+    struct option_list stop;
     int64_t max_tokens, speculate, logprobs;
     bool raw, ignore_end;
     struct sampling_flags sampling;
