@@ -11,20 +11,11 @@ struct score_sum {
     int window, vocab;
 };
 
-/* Natural log of softmax(logits)[token]. */
-static double log_probability(const float *logits, int vocab, int32_t token) {
-    float top = logits[0];
-    for (int v = 1; v < vocab; v++) top = logits[v] > top ? logits[v] : top;
-    double sum = 0;
-    for (int v = 0; v < vocab; v++) sum += expf(logits[v] - top);
-    return (double)(logits[token] - top) - log(sum);
-}
-
 static int add_rows(void *context, const int32_t *window, int first, int rows, const float *logits,
                     struct shu_error *err) {
     struct score_sum *sum = context;
     for (int r = 0; r < rows && first + r + 1 < sum->window; r++) {
-        double value = log_probability(logits + (size_t)r * (size_t)sum->vocab, sum->vocab, window[first + r + 1]);
+        double value = token_logprob(logits + (size_t)r * (size_t)sum->vocab, sum->vocab, window[first + r + 1]);
         if (!isfinite(value))
             return SHU_FAIL(err, SHU_E_FORMAT, "expected finite scores, found %g at position %d: damaged weights?",
                             value, first + r);

@@ -85,7 +85,8 @@ struct step_item {
  * engine_logits. SHU_E_RANGE when a sequence would outgrow its context, the cache is full, or the
  * step has too many rows; SHU_E_USAGE for a token or a sequence that does not exist. Allocates nothing. */
 int engine_step(struct engine *engine, const struct step_item *items, int count, struct shu_error *err);
-const float *engine_logits(const struct engine *engine, int row); /* [V], valid until the next step */
+/* [V], valid until the next step; NULL if the last step had no such row. */
+const float *engine_logits(const struct engine *engine, int row);
 
 /* ---------------------------------------------------------------- sampling */
 
@@ -126,6 +127,8 @@ int sampler_draw(struct sampler *sampler, const float *logits, const uint64_t *m
 /* The `count` most probable tokens, best first (lower id on a tie), with their log probabilities
  * under the unmodified softmax. Places beyond the vocabulary get id -1. */
 void top_logprobs(const float *logits, int vocab, int count, int32_t *ids, float *logprobs);
+/* Natural log of the softmax of one token, 0…vocab-1. Not finite if a logit is NaN or +infinity. */
+double token_logprob(const float *logits, int vocab, int32_t token);
 
 /* ---------------------------------------------------------------- grammars */
 

@@ -249,8 +249,12 @@ int sampler_draw(struct sampler *sampler, const float *logits, const uint64_t *m
     if (max == -INFINITY)
         return SHU_FAIL(err, SHU_E_NOTFOUND, "no token is allowed here: the grammar cannot go on with this vocabulary");
     *out = sampler->options.temperature == 0 ? logits_index_of(x, sampler->vocab, max) : draw(sampler, x, max);
-    if (logprob) *logprob = (float)((double)logits[*out] - logits_log_sum(logits, sampler->vocab));
+    if (logprob) *logprob = (float)token_logprob(logits, sampler->vocab, *out);
     return SHU_OK;
+}
+
+double token_logprob(const float *logits, int vocab, int32_t token) {
+    return (double)logits[token] - logits_log_sum(logits, vocab);
 }
 
 void top_logprobs(const float *logits, int vocab, int count, int32_t *ids, float *logprobs) {

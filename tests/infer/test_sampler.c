@@ -307,6 +307,7 @@ static void logprobs_match_double(void **state) {
     top_logprobs(x, BIG, 20, ids, logprobs);
     for (int i = 0; i < 20; i++) {
         assert_true(fabs(logprobs[i] - ((double)x[ids[i]] - log(sum))) < 2e-6);
+        assert_true((float)token_logprob(x, BIG, ids[i]) == logprobs[i]);
         int better = 0;
         for (int j = 0; j < BIG; j++) better += x[j] > x[ids[i]] || (x[j] == x[ids[i]] && j < ids[i]);
         assert_int_equal(better, i);
