@@ -191,6 +191,9 @@ struct automaton {
     uint32_t *start; /* [rules] first state */
     uint32_t rules;
 };
+/* out[h][state]: the first state that behaves alike for all texts of at most horizons[h] bytes (ascending).
+ * Each out[h] is allocated (mem_free); on failure those that were made stay in out. */
+int horizon_build(const struct automaton *a, const uint32_t *horizons, int count, uint32_t **out);
 int automaton_build(struct builder *b, struct automaton *out);
 void automaton_free(struct automaton *a);
 

@@ -22,6 +22,10 @@ struct position {
     bool below;    /* an automaton with an unknown stack has ended */
 };
 
+/* Tokens are walked in bands of length, so that states which look alike up to that length share the band's mask. */
+enum { BANDS = 4 };
+static const uint32_t band_bytes[BANDS] = {8, 16, 32, TOKEN_MAX_BYTES};
+
 struct stack_node {
     uint32_t back, parent; /* automaton state to go on in; stack below */
     uint32_t depth;
@@ -51,7 +55,7 @@ struct shared { /* everything that changes, under one lock */
     uint32_t stack_count, stack_cap;
     uint32_t *stack_hash; /* number + 1 */
     size_t stack_hash_cap;
-    struct state_mask **masks; /* [states], NULL = not made yet */
+    struct state_mask **masks; /* [BANDS][states], NULL = not made yet */
     size_t mask_bytes;
     struct mask_slot slots[MASK_SLOTS];
     uint64_t clock;
@@ -61,7 +65,8 @@ struct shared { /* everything that changes, under one lock */
 
 struct grammar {
     struct automaton automaton;
-    struct trie tokens;
+    struct trie tokens[BANDS];
+    uint32_t *alike[BANDS]; /* [states] the state whose mask is used; NULL in the last band: every state its own */
     const struct tokenizer *tokenizer;
     int32_t vocab;
     size_t words; /* uint64_t words of a mask */
@@ -281,9 +286,9 @@ static void mask_free(struct state_mask *mask) {
 }
 
 static void drop_masks(const struct grammar *g) {
-    for (uint32_t s = 0; s < g->automaton.states; s++) {
-        mask_free(g->shared->masks[s]);
-        g->shared->masks[s] = NULL;
+    for (size_t i = 0; i < (size_t)BANDS * g->automaton.states; i++) {
+        mask_free(g->shared->masks[i]);
+        g->shared->masks[i] = NULL;
     }
     g->shared->mask_bytes = 0;
 }
@@ -305,7 +310,7 @@ static bool compress(const struct grammar *g, struct state_mask *mask) {
     return true;
 }
 
-static struct state_mask *make_mask(const struct grammar *g, uint32_t state, struct level *levels) {
+static struct state_mask *make_mask(const struct grammar *g, int band, uint32_t state, struct level *levels) {
     struct state_mask *mask = mem_calloc(1, sizeof *mask);
     struct leavers lv = {0};
     if (mask) mask->bits = mem_calloc(g->words, sizeof *mask->bits);
@@ -314,7 +319,7 @@ static struct state_mask *make_mask(const struct grammar *g, uint32_t state, str
         clear(&levels[0].position);
         levels[0].position.items[levels[0].position.count++] =
             (struct item){state, STACK_UNKNOWN}; /* its callees are items of their own */
-        walk(g, &g->tokens, levels, mask->bits, &lv);
+        walk(g, &g->tokens[band], levels, mask->bits, &lv);
         ok = !lv.failed && trie_build(lv.texts, lv.count, &mask->rest) == 0 && compress(g, mask);
     }
     mem_free(lv.texts);
@@ -324,14 +329,15 @@ static struct state_mask *make_mask(const struct grammar *g, uint32_t state, str
     return NULL;
 }
 
-static const struct state_mask *state_mask(const struct grammar *g, uint32_t state, struct level *levels) {
+static const struct state_mask *state_mask(const struct grammar *g, int band, uint32_t state, struct level *levels) {
     struct shared *sh = g->shared;
-    if (sh->masks[state]) return sh->masks[state];
+    if (g->alike[band]) state = g->alike[band][state];
+    struct state_mask **slot = &sh->masks[(size_t)band * g->automaton.states + state];
+    if (*slot) return *slot;
     if (sh->mask_bytes > GRAMMAR_MAX_MASK_BYTES) drop_masks(g);
-    struct state_mask *mask = make_mask(g, state, levels);
-    if (mask) sh->mask_bytes += mask->bytes;
-    sh->masks[state] = mask;
-    return mask;
+    *slot = make_mask(g, band, state, levels);
+    if (*slot) sh->mask_bytes += (*slot)->bytes;
+    return *slot;
 }
 
 /* Tokens that leave the rule of an item and go on in its callers. */
@@ -348,11 +354,13 @@ static void fill_mask(const struct grammar *g, const struct position *p, struct 
     memset(bits, 0, g->words * sizeof *bits);
     for (uint32_t i = 0; i < p->count; i++) {
         if (!(g->automaton.flags[p->items[i].state] & STATE_BYTES)) continue;
-        const struct state_mask *mask = state_mask(g, p->items[i].state, levels);
-        if (!mask) return;
-        for (size_t k = 0; mask->bits && k < g->words; k++) bits[k] |= mask->bits[k];
-        for (uint32_t k = 0; k < mask->id_count; k++) set_bit(bits, mask->ids[k]);
-        walk_rest(g, mask, p->items[i].stack, levels, bits);
+        for (int band = 0; band < BANDS; band++) {
+            const struct state_mask *mask = state_mask(g, band, p->items[i].state, levels);
+            if (!mask) return;
+            for (size_t k = 0; mask->bits && k < g->words; k++) bits[k] |= mask->bits[k];
+            for (uint32_t k = 0; k < mask->id_count; k++) set_bit(bits, mask->ids[k]);
+            walk_rest(g, mask, p->items[i].stack, levels, bits);
+        }
     }
     for (size_t i = 0; p->complete && i < g->end_count; i++) set_bit(bits, g->ends[i]);
 }
@@ -416,19 +424,27 @@ static bool usable(const struct tokenizer *tokenizer, int32_t id, struct span pi
            type != TOKEN_UNUSED && !tokenizer_is_end(tokenizer, id);
 }
 
-static int load_tokens(struct grammar *g, struct shu_error *err) {
-    struct trie_text *texts = mem_alloc(((size_t)g->vocab + 1) * sizeof *texts);
-    g->ends = mem_alloc(((size_t)g->vocab + 1) * sizeof *g->ends);
+/* The tokens of one band as a trie. */
+static int load_band(struct grammar *g, int band, struct trie_text *texts) {
     size_t count = 0;
-    int status = texts && g->ends ? 0 : SHU_E_NOMEM;
-    for (int32_t id = 0; !status && id < g->vocab; id++) {
+    for (int32_t id = 0; id < g->vocab; id++) {
         struct span piece = tokenizer_piece(g->tokenizer, id, false);
-        if (tokenizer_is_end(g->tokenizer, id)) g->ends[g->end_count++] = id;
-        if (!usable(g->tokenizer, id, piece)) continue;
+        bool inside = piece.bytes <= band_bytes[band] && (band == 0 || piece.bytes > band_bytes[band - 1]);
+        if (!inside || !usable(g->tokenizer, id, piece)) continue;
         texts[count++] = (struct trie_text){piece.text, piece.bytes, id};
         if (piece.bytes > g->longest) g->longest = piece.bytes;
     }
-    if (!status) status = trie_build(texts, count, &g->tokens);
+    return trie_build(texts, count, &g->tokens[band]);
+}
+
+static int load_tokens(struct grammar *g, struct shu_error *err) {
+    struct trie_text *texts = mem_alloc(((size_t)g->vocab + 1) * sizeof *texts);
+    g->ends = mem_alloc(((size_t)g->vocab + 1) * sizeof *g->ends);
+    int status = texts && g->ends ? 0 : SHU_E_NOMEM;
+    for (int32_t id = 0; !status && id < g->vocab; id++)
+        if (tokenizer_is_end(g->tokenizer, id)) g->ends[g->end_count++] = id;
+    for (int band = 0; !status && band < BANDS; band++) status = load_band(g, band, texts);
+    if (!status) status = horizon_build(&g->automaton, band_bytes, BANDS - 1, g->alike);
     mem_free(texts);
     return status ? SHU_FAIL(err, status, "no memory to index %d tokens for a grammar", (int)g->vocab) : 0;
 }
@@ -439,7 +455,7 @@ static int make_shared(struct grammar *g, struct shu_error *err) {
     pthread_mutex_init(&sh->lock, NULL);
     g->shared = sh;
     sh->stack_count = STACK_FIRST;
-    sh->masks = mem_calloc(g->automaton.states, sizeof *sh->masks);
+    sh->masks = mem_calloc((size_t)BANDS * g->automaton.states, sizeof *sh->masks);
     if (!sh->masks || !grow_stacks(sh)) return SHU_FAIL(err, SHU_E_NOMEM, "no memory for a grammar");
     sh->stacks[STACK_EMPTY] = sh->stacks[STACK_UNKNOWN] = (struct stack_node){0};
     return 0;
@@ -499,7 +515,10 @@ void grammar_free(struct grammar *g) {
     if (!g) return;
     shared_free(g, g->shared);
     automaton_free(&g->automaton);
-    trie_free(&g->tokens);
+    for (int band = 0; band < BANDS; band++) {
+        trie_free(&g->tokens[band]);
+        mem_free(g->alike[band]);
+    }
     mem_free(g->ends);
     mem_free(g);
 }
