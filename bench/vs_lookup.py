@@ -33,7 +33,7 @@ def main():
     args = parser.parse_args()
     ours, plain, theirs, same, kept, proposed = [], [], [], 0, 0, 0
     for i, prompt in enumerate(prompts(args.count)):
-        fast = answer(args.model, prompt, args.tokens, args.threads, 8)
+        fast = answer(args.model, prompt, args.tokens, args.threads, 16)  # the program's default
         slow = answer(args.model, prompt, args.tokens, args.threads, 0)
         same += fast["answer"] == slow["answer"]
         kept, proposed = kept + fast["drafts"]["accepted"], proposed + fast["drafts"]["proposed"]

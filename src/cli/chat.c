@@ -211,7 +211,7 @@ static int run(struct cli *cli, int argc, char **argv) {
 
     struct shu_error err = {0};
     struct chat chat = {.cli = cli, .sequence = -1, .terminal = isatty(0) && isatty(1)};
-    chat.options = (struct generate_options){.max_tokens = (int)max_tokens, .speculate = 8};
+    chat.options = (struct generate_options){.max_tokens = (int)max_tokens, .speculate = GENERATE_SPECULATE};
     sampling_apply(&sampling, &chat.options.sampler);
     interrupt_install();
     int status = cli_engine_open(model, &engine_flags, NULL, &chat.engine, &err);

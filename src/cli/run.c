@@ -16,7 +16,7 @@ struct run_state {
     const struct cli *cli;
     struct buf answer;
     json_t *logprobs; /* NULL unless asked for */
-    bool failed;
+    bool failed;      /* out of memory (--json), or standard output is closed: cli_finish reports that */
 };
 
 static bool on_token(void *context, const struct generated_token *token) {
@@ -25,15 +25,15 @@ static bool on_token(void *context, const struct generated_token *token) {
         if (buf_append(&state->answer, token->text, token->bytes)) state->failed = true;
     } else {
         fwrite(token->text, 1, token->bytes, stdout);
-        if (fflush(stdout)) state->failed = true; /* reported by cli_finish */
+        if (fflush(stdout)) state->failed = true;
     }
     if (state->logprobs && token->top_count) {
         json_t *top = json_array();
         for (int i = 0; i < token->top_count; i++)
             json_array_append_new(
                 top, json_pack("{s:i,s:f}", "id", (int)token->top_ids[i], "logprob", (double)token->top_logprobs[i]));
-        json_array_append_new(state->logprobs, json_pack("{s:i,s:f,s:o}", "id", (int)token->id, "logprob",
-                                                         (double)token->logprob, "top", top));
+        json_t *item = json_pack("{s:i,s:f,s:o}", "id", (int)token->id, "logprob", (double)token->logprob, "top", top);
+        if (json_array_append_new(state->logprobs, item)) state->failed = true;
     }
     return !state->failed && !interrupt_pending();
 }
@@ -134,6 +134,7 @@ static int answer(const struct cli *cli, struct engine *engine, const struct run
     if (!status) status = sequence_new(engine, &sequence, err);
     options.grammar = grammar;
     if (!status) status = generate(engine, sequence, prompt.id, prompt.count, &options, on_token, &state, &result, err);
+    if (!status && state.failed && cli->json) status = SHU_FAIL(err, SHU_E_NOMEM, "out of memory for the answer");
     code = status ? cli_fail(cli, err) : report(cli, &state, &result);
     if (sequence >= 0) sequence_free(engine, sequence);
     grammar_free(grammar);
@@ -144,7 +145,7 @@ static int answer(const struct cli *cli, struct engine *engine, const struct run
 }
 
 static int run(struct cli *cli, int argc, char **argv) {
-    struct run_flags flags = {.speculate = 8, .engine = ENGINE_FLAGS_DEFAULT};
+    struct run_flags flags = {.speculate = GENERATE_SPECULATE, .engine = ENGINE_FLAGS_DEFAULT};
     sampling_defaults(&flags.sampling);
     const struct option options[] = {{"-p", OPT_TEXT, &flags.prompt, 0, 0},
                                      {"--prompt", OPT_TEXT, &flags.prompt, 0, 0},
@@ -156,7 +157,7 @@ static int run(struct cli *cli, int argc, char **argv) {
                                      {"--grammar", OPT_TEXT, &flags.ebnf, 0, 0},
                                      {"--stop", OPT_LIST, &flags.stop, 0, 0},
                                      {"--speculate", OPT_INT, &flags.speculate, 0, 32},
-                                     {"--logprobs", OPT_INT, &flags.logprobs, 0, 20},
+                                     {"--logprobs", OPT_INT, &flags.logprobs, 0, GENERATE_MAX_TOP},
                                      {"--ignore-end", OPT_FLAG, &flags.ignore_end, 0, 0},
                                      SAMPLING_OPTIONS(flags.sampling),
                                      ENGINE_OPTIONS(flags.engine)};
@@ -181,41 +182,42 @@ const struct verb verb_run = {
     .name = "run",
     .summary_en = "answer one prompt",
     .summary_zh = "回答一个问题",
-    .help_en =
-        "usage: shu run MODEL -p TEXT | -f FILE [options]\n\n"
-        "MODEL is a store name, a .gguf file or a safetensors folder. A chat model answers through its own\n"
-        "template; --raw continues the text instead.\n\n"
-        "  -p TEXT, -f FILE        the prompt; -f - reads standard input\n"
-        "  --system TEXT           system message\n"
-        "  -n N                    at most N tokens (default: until the model ends)\n"
-        "  --temp T                0 = always the most likely token (default 0.7)\n"
-        "  --top-k K --top-p P --min-p P --repeat-penalty R --presence-penalty R --frequency-penalty R\n"
-        "  --seed S                same seed, same answer\n"
-        "  --schema FILE           the answer is JSON valid under this JSON Schema\n"
-        "  --grammar FILE          the answer follows this EBNF grammar\n"
-        "  --stop TEXT             ends the answer before TEXT; may be repeated\n"
-        "  --speculate N           drafts of up to N tokens looked up in the prompt at --temp 0 (default 8; 0 = off)\n"
-        "  --logprobs N            with --json: the N best alternatives of each token\n"
-        "  --raw                   no chat template\n"
-        "  --ignore-end            go on past the end token\n"
-        "  --threads N --ctx N --kv f16|q8\n\n"
-        "example: shu run qwen2.5-coder-0.5b-instruct -p \"Name three rivers in Sichuan.\" --temp 0 -n 64\n",
-    .help_zh = "用法：shu run 模型 -p 文本 | -f 文件 [选项]\n\n"
-               "模型可以是库里的名字、.gguf 文件或 safetensors 文件夹。对话模型用自带的模板回答；--raw 则直接续写。\n\n"
-               "  -p 文本, -f 文件        问题；-f - 读标准输入\n"
-               "  --system 文本           系统消息\n"
-               "  -n N                    最多 N 个词元（默认到模型自己结束）\n"
-               "  --temp T                0 = 总取最可能的词元（默认 0.7）\n"
+    .help_en = "usage: shu run MODEL -p TEXT | -f FILE [options]\n\n"
+               "MODEL is a store name, a .gguf file or a safetensors folder. A chat model answers through its own\n"
+               "template; --raw continues the text instead.\n\n"
+               "  -p TEXT, -f FILE        the prompt; -f - reads standard input\n"
+               "  --system TEXT           system message\n"
+               "  -n N                    at most N tokens (default: until the model ends)\n"
+               "  --temp T                0 = always the most likely token (default 0.7)\n"
                "  --top-k K --top-p P --min-p P --repeat-penalty R --presence-penalty R --frequency-penalty R\n"
-               "  --seed S                种子相同，回答相同\n"
-               "  --schema 文件           回答是符合该 JSON Schema 的 JSON\n"
-               "  --grammar 文件          回答遵循该 EBNF 文法\n"
-               "  --stop 文本             在该文本之前停止；可重复\n"
-               "  --speculate N           --temp 0 时从提示中查找至多 N 个词元的草稿（默认 8；0 = 关闭）\n"
-               "  --logprobs N            配合 --json：每个词元的 N 个最佳候选\n"
-               "  --raw                   不用对话模板\n"
-               "  --ignore-end            遇到结束词元也继续\n"
+               "  --seed S                same seed, same answer\n"
+               "  --schema FILE           the answer is JSON valid under this JSON Schema\n"
+               "  --grammar FILE          the answer follows this EBNF grammar\n"
+               "  --stop TEXT             ends the answer before TEXT; may be repeated\n"
+               "  --speculate N           drafts of up to N tokens looked up in the text so far: same answer, sooner\n"
+               "                          (default 16; 0 = off)\n"
+               "  --logprobs N            with --json: the N best alternatives of each token\n"
+               "  --raw                   no chat template\n"
+               "  --ignore-end            go on past the end token\n"
                "  --threads N --ctx N --kv f16|q8\n\n"
-               "例：shu run qwen2.5-coder-0.5b-instruct -p \"四川有哪三条大河？\" --temp 0 -n 64\n",
+               "example: shu run qwen2.5-coder-0.5b-instruct -p \"Name three rivers in Sichuan.\" --temp 0 -n 64\n",
+    .help_zh =
+        "用法：shu run 模型 -p 文本 | -f 文件 [选项]\n\n"
+        "模型可以是库里的名字、.gguf 文件或 safetensors 文件夹。对话模型用自带的模板回答；--raw 则直接续写。\n\n"
+        "  -p 文本, -f 文件        问题；-f - 读标准输入\n"
+        "  --system 文本           系统消息\n"
+        "  -n N                    最多 N 个词元（默认到模型自己结束）\n"
+        "  --temp T                0 = 总取最可能的词元（默认 0.7）\n"
+        "  --top-k K --top-p P --min-p P --repeat-penalty R --presence-penalty R --frequency-penalty R\n"
+        "  --seed S                种子相同，回答相同\n"
+        "  --schema 文件           回答是符合该 JSON Schema 的 JSON\n"
+        "  --grammar 文件          回答遵循该 EBNF 文法\n"
+        "  --stop 文本             在该文本之前停止；可重复\n"
+        "  --speculate N           从已有文本中查找至多 N 个词元的草稿：回答不变，只是更快（默认 16；0 = 关闭）\n"
+        "  --logprobs N            配合 --json：每个词元的 N 个最佳候选\n"
+        "  --raw                   不用对话模板\n"
+        "  --ignore-end            遇到结束词元也继续\n"
+        "  --threads N --ctx N --kv f16|q8\n\n"
+        "例：shu run qwen2.5-coder-0.5b-instruct -p \"四川有哪三条大河？\" --temp 0 -n 64\n",
     .run = run,
 };
