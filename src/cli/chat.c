@@ -151,7 +151,7 @@ static bool chat_line(struct chat *chat, const char *line) {
 /* Next line in memory of malloc; NULL at the end of input. */
 static char *chat_read(const struct chat *chat) {
     if (chat->terminal) {
-        char *line = readline("\033[1m> \033[0m");
+        char *line = readline("> ");
         if (line && *line) add_history(line);
         return line;
     }
