@@ -2,6 +2,10 @@
 
 Needs SHU (the program) and TINY_MODEL (writes a random little model) in the environment. Standard library only.
 """
+import contextlib
+import functools
+import hashlib
+import http.server
 import json
 import os
 import pathlib
@@ -9,6 +13,7 @@ import resource
 import signal
 import subprocess
 import tempfile
+import threading
 import unittest
 
 SHU, TINY = os.environ["SHU"], os.environ["TINY_MODEL"]
@@ -24,6 +29,25 @@ def small_files():
     """Writing more than 4 KiB to one file fails, as on a full disk."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+    def copyfile(self, source, outputfile):
+        with contextlib.suppress(ConnectionError):  # a client whose disk is full goes away
+            super().copyfile(source, outputfile)
+
+
+@contextlib.contextmanager
+def served(folder):
+    """Address of a web server of this folder, on loopback."""
+    handler = functools.partial(Quiet, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 class Cli(unittest.TestCase):
@@ -56,7 +80,7 @@ class Cli(unittest.TestCase):
         overview = self.answers("--help").decode()
         for verb in ("run", "chat", "model", "tokenize", "logits", "perplexity", "bench", "doctor"):
             self.assertIn(f"\n  {verb} ", overview)
-            self.assertIn("example: shu ", self.answers(verb, "--help").decode())
+            self.assertRegex(self.answers(verb, "--help").decode(), rf"\nexample: .*shu {verb}\b")
             self.assertIn("例：", self.answers(verb, "--help", "--lang", "zh").decode())
 
     def test_no_verb_is_a_usage_error(self):
@@ -137,13 +161,17 @@ class Cli(unittest.TestCase):
         self.fails(shu("model", "quantize", self.model, out / "q.gguf", "Q8_0", "-q", preexec_fn=small_files), 1)
         config, cache = self.dir / "config", self.dir / "cache"
         (config / "shu").mkdir(parents=True)
-        (config / "shu/models.yaml").write_text(
-            f"models:\n  here:\n    title: Here\n    licence: MIT\n    kind: path\n    path: {self.model}\n")
-        env = {"XDG_CONFIG_HOME": str(config), "XDG_CACHE_HOME": str(cache)}
-        self.fails(shu("model", "pull", "here", "-q", env=env, preexec_fn=small_files), 1)
-        self.assertEqual([p for p in out.iterdir()], [])
-        self.assertEqual([p for p in cache.rglob("*.gguf*")], [])
-        self.answers("model", "pull", "here", "-q", env=env)
+        content = self.model.read_bytes()
+        with served(self.dir) as address:
+            (config / "shu/models.yaml").write_text(
+                f"models:\n  here:\n    title: Here\n    licence: MIT\n    kind: http\n"
+                f"    url: {address}/{self.model.name}\n    bytes: {len(content)}\n"
+                f"    sha256: {hashlib.sha256(content).hexdigest()}\n")
+            env = {"XDG_CONFIG_HOME": str(config), "XDG_CACHE_HOME": str(cache), "no_proxy": "127.0.0.1"}
+            self.fails(shu("model", "pull", "here", "-q", env=env, preexec_fn=small_files), 1)
+            self.assertEqual([p for p in out.iterdir()], [])
+            self.assertEqual([p for p in cache.rglob("*.gguf*")], [])
+            self.answers("model", "pull", "here", "-q", env=env)
         self.answers("run", "here", "-p", "x", "-n", 2, env=env)
 
     def test_broken_user_registry(self):
