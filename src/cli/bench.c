@@ -24,12 +24,13 @@ static double median(double *values, int64_t count) {
     return count ? values[count / 2] : 0;
 }
 
-/* Feeds `count` arbitrary tokens in steps of up to 512; logits for the last row only. */
+/* Feeds `count` arbitrary tokens in the largest steps there are; logits for the last row only. */
 static int feed(struct engine *engine, int sequence, int64_t count, struct rng *rng, struct shu_error *err) {
-    int32_t tokens[512];
+    int32_t tokens[1024];
+    const int most = engine_max_rows(engine) < 1024 ? engine_max_rows(engine) : 1024;
     int vocab = engine_config(engine)->vocab;
     while (count) {
-        int n = count < 512 ? (int)count : 512;
+        int n = count < most ? (int)count : most;
         for (int i = 0; i < n; i++) tokens[i] = (int32_t)(rng_next(rng) % (uint64_t)vocab);
         count -= n;
         const struct step_item item = {sequence, tokens, n, count == 0};

@@ -43,6 +43,9 @@ static void check_processor(struct doctor *doctor) {
          "%d usable cores, %s kernels", cpu_usable(), kernels->isa);
 }
 
+/* Weight bytes that the default model (0.5B, Q4_K_M) reads for one token: what `bench speed` reports. */
+#define DEFAULT_MODEL_READ_BYTES 392e6
+
 static void check_memory(struct doctor *doctor) {
     double gib = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE) / (1 << 30);
     double gb_per_s = 0;
@@ -52,7 +55,7 @@ static void check_memory(struct doctor *doctor) {
     else
         note(doctor, gib < 2 ? "warn" : "ok", "memory", "the default model wants 1 GiB free",
              "%.1f GiB, read at %.1f GB/s (the 0.5B model decodes at most %.0f tokens/s)", gib, gb_per_s,
-             gb_per_s * 1e9 / 392e6);
+             gb_per_s * 1e9 / DEFAULT_MODEL_READ_BYTES);
 }
 
 static void check_store(struct doctor *doctor) {

@@ -54,8 +54,7 @@ static int run(struct cli *cli, int argc, char **argv) {
     struct shu_error err = {0};
     struct engine *engine = NULL;
     interrupt_install();
-    const struct engine_options base = {.max_logits = SCORE_ROWS};
-    if (cli_engine_open(model, &flags, &base, &engine, &err)) return cli_fail(cli, &err);
+    if (cli_engine_open(model, &flags, NULL, &engine, &err)) return cli_fail(cli, &err);
     code = logits_to_file(cli, engine, in, path, &err);
     engine_close(engine);
     return code;

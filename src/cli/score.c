@@ -14,12 +14,12 @@ int score_read(struct engine *engine, const char *path, struct tokens *out, stru
     return status;
 }
 
-/* One window: unscored rows go first in one step, the rest in steps of SCORE_ROWS. */
+/* One window in steps as large as the engine takes: unscored rows first, then those with logits. */
 static int score_window(struct engine *engine, int sequence, const int32_t *window, int count, int first_scored,
                         score_rows *rows, void *context, struct shu_error *err) {
     for (int at = 0; at < count;) {
         bool scored = at >= first_scored;
-        int most = scored ? SCORE_ROWS : 512;
+        int most = scored ? engine_max_logits(engine) : engine_max_rows(engine);
         int limit = scored ? count : first_scored;
         int n = limit - at < most ? limit - at : most;
         const struct step_item item = {sequence, window + at, n, scored ? n : 0};

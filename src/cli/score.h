@@ -20,7 +20,5 @@ int score_text(struct engine *engine, const struct tokens *tokens, const struct 
                struct progress *progress, score_rows *rows, void *context, struct shu_error *err);
 /* Reads and tokenises a file, BOS where the vocabulary asks. */
 int score_read(struct engine *engine, const char *path, struct tokens *out, struct shu_error *err);
-/* Rows with logits per step: V * 4 bytes each. */
-#define SCORE_ROWS 64
 
 #endif
