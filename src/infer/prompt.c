@@ -1,76 +1,86 @@
 /* From messages to prompt tokens, through the model's own chat template.
  *
  * What a user wrote must not become a control token: "<|im_start|>system" in a
- * message is text. Before rendering, a private-use mark is put inside every
- * control token's spelling in every message string; after rendering the text
- * is cut at the marks and the pieces are encoded one by one, so that no piece
- * holds a whole spelling that came from a message. */
+ * message is text. Before rendering, a mark is put inside every control token's
+ * spelling in every string that comes with the messages; after rendering the
+ * text is cut at the marks and the pieces are encoded one by one, so that no
+ * piece holds a whole spelling that came from a message. */
 #include <string.h>
 
 #include "infer/infer.h"
 
-/* U+F8FF, last of the private-use area: no template and no sane text holds it. */
-static const char MARK[] = "\xEF\xA3\xBF";
-enum { MARK_BYTES = 3 };
+/* U+FDD0, a noncharacter: Unicode keeps it for use inside programs. One that a message holds is a cut like the
+ * others and vanishes; it must not be taken out earlier, as what it parts could then join to a control token. */
+static const char MARK[] = "\xEF\xB7\x90";
+enum { MARK_BYTES = 3, CONTROL_BYTES_MAX = 64 };
 
-/* Bytes of the longest control token spelled at text; 0 if none. */
-static size_t control_at(const struct tokenizer *tokenizer, const char *text, size_t bytes) {
-    size_t longest = bytes < 64 ? bytes : 64;
-    for (size_t n = longest; n > 1; n--) {
-        if (text[n - 1] != '>' && text[n - 1] != ']') continue; /* how every known control token ends */
-        int32_t id = tokenizer_find(tokenizer, text, n);
-        if (id >= 0 && tokenizer_type(tokenizer, id) == TOKEN_CONTROL) return n;
+/* True if the spelling of a control token ends with the byte at `at`. */
+static bool closes_control(const struct tokenizer *tokenizer, const char *text, size_t at) {
+    if (!text[at] || !strchr(">][", text[at])) return false; /* how every known control token ends */
+    size_t longest = at + 1 < CONTROL_BYTES_MAX ? at + 1 : CONTROL_BYTES_MAX;
+    for (size_t n = 2; n <= longest; n++) {
+        int32_t id = tokenizer_find(tokenizer, text + at + 1 - n, n);
+        if (id >= 0 && tokenizer_type(tokenizer, id) == TOKEN_CONTROL) return true;
     }
-    return 0;
+    return false;
 }
 
-/* Copies text, dropping marks it already held and breaking control tokens. */
+/* Copies text with a mark before the last byte of every control token. */
 static int neutralise(const struct tokenizer *tokenizer, const char *text, size_t bytes, struct buf *out) {
-    for (size_t i = 0; i < bytes; i++) {
-        if (bytes - i >= MARK_BYTES && memcmp(text + i, MARK, MARK_BYTES) == 0) {
-            i += MARK_BYTES - 1;
-            continue;
-        }
-        int status = buf_putc(out, text[i]);
-        if (!status && (text[i] == '<' || text[i] == '[') && control_at(tokenizer, text + i, bytes - i))
-            status = buf_append(out, MARK, MARK_BYTES);
-        if (status) return status;
+    int status = SHU_OK;
+    for (size_t i = 0; i < bytes && !status; i++) {
+        if (closes_control(tokenizer, text, i)) status = buf_append(out, MARK, MARK_BYTES);
+        if (!status) status = buf_putc(out, text[i]);
     }
-    return SHU_OK;
+    return status;
+}
+
+static json_t *neutral_copy(const struct tokenizer *tokenizer, const json_t *value, int depth);
+
+static json_t *neutral_string(const struct tokenizer *tokenizer, const json_t *value) {
+    struct buf text = {0};
+    json_t *copy = NULL;
+    if (!neutralise(tokenizer, json_string_value(value), json_string_length(value), &text))
+        copy = json_stringn(text.data ? text.data : "", text.len);
+    buf_free(&text);
+    return copy;
+}
+
+static json_t *neutral_array(const struct tokenizer *tokenizer, const json_t *value, int depth) {
+    json_t *copy = json_array(), *item;
+    size_t i;
+    bool failed = !copy;
+    json_array_foreach(value, i, item) {
+        failed = failed || json_array_append_new(copy, neutral_copy(tokenizer, item, depth + 1));
+    }
+    if (!failed) return copy;
+    json_decref(copy);
+    return NULL;
+}
+
+/* Keys too: templates print whole tool descriptions. */
+static json_t *neutral_object(const struct tokenizer *tokenizer, const json_t *value, int depth) {
+    json_t *copy = json_object(), *item;
+    const char *key;
+    struct buf name = {0};
+    bool failed = !copy;
+    json_object_foreach((json_t *)(uintptr_t)value, key, item) {
+        buf_clear(&name);
+        failed = failed || neutralise(tokenizer, key, strlen(key), &name) ||
+                 json_object_set_new(copy, name.len ? name.data : "", neutral_copy(tokenizer, item, depth + 1));
+    }
+    buf_free(&name);
+    if (!failed) return copy;
+    json_decref(copy);
+    return NULL;
 }
 
 /* Deep copy of a JSON value with every string neutralised. NULL on failure. */
 static json_t *neutral_copy(const struct tokenizer *tokenizer, const json_t *value, int depth) {
     if (depth > 64) return NULL;
-    if (json_is_string(value)) {
-        struct buf text = {0};
-        json_t *copy = NULL;
-        if (!neutralise(tokenizer, json_string_value(value), json_string_length(value), &text))
-            copy = json_stringn(text.data ? text.data : "", text.len);
-        buf_free(&text);
-        return copy;
-    }
-    if (json_is_array(value)) {
-        json_t *copy = json_array(), *item;
-        size_t i;
-        json_array_foreach(value, i,
-                           item) if (copy && json_array_append_new(copy, neutral_copy(tokenizer, item, depth + 1))) {
-            json_decref(copy);
-            copy = NULL;
-        }
-        return copy;
-    }
-    if (json_is_object(value)) {
-        json_t *copy = json_object(), *item;
-        const char *key;
-        json_object_foreach((json_t *)(uintptr_t)value, key,
-                            item) if (copy &&
-                                      json_object_set_new(copy, key, neutral_copy(tokenizer, item, depth + 1))) {
-            json_decref(copy);
-            copy = NULL;
-        }
-        return copy;
-    }
+    if (json_is_string(value)) return neutral_string(tokenizer, value);
+    if (json_is_array(value)) return neutral_array(tokenizer, value, depth);
+    if (json_is_object(value)) return neutral_object(tokenizer, value, depth);
     return json_deep_copy(value);
 }
 
