@@ -73,10 +73,11 @@ static void put_template(const json_t *settings, struct span file, struct meta_b
         meta_put_string(meta, "tokenizer.chat_template", file.text, file.bytes);
         return;
     }
-    json_array_foreach(value, at, item) if (strcmp(hf_text(item, "name"), "default") == 0) {
-        value = json_object_get(item, "template");
-        break;
-    }
+    json_array_foreach(value, at, item)
+        if (strcmp(hf_text(item, "name"), "default") == 0) {
+            value = json_object_get(item, "template");
+            break;
+        }
     if (json_is_string(value))
         meta_put_string(meta, "tokenizer.chat_template", json_string_value(value), json_string_length(value));
 }
@@ -221,7 +222,8 @@ static int shard_names(const char *path, json_t *names, struct shu_error *err) {
     if (rc) return rc;
     const json_t *map = json_object_get(index, "weight_map");
     if (!json_is_object(map)) rc = SHU_FAIL(err, SHU_E_FORMAT, "%s: expected an object \"weight_map\"", path);
-    if (!rc) json_object_foreach((json_t *)(uintptr_t)map, tensor, file) {
+    if (!rc)
+        json_object_foreach((json_t *)(uintptr_t)map, tensor, file) {
             const char *name = json_is_string(file) ? json_string_value(file) : "";
             if (!shard_name_sound(name))
                 rc = SHU_FAIL(err, SHU_E_FORMAT, "%s: a shard has no plain name ending in .safetensors", path);
@@ -250,7 +252,8 @@ static int open_shards(struct collector *collector, struct shu_error *err) {
         model->maps = mem_calloc(json_object_size(names) + 1, sizeof *model->maps);
         if (!model->maps) rc = SHU_FAIL(err, SHU_E_NOMEM, "out of memory");
     }
-    if (!rc) json_object_foreach(names, name, value) {
+    if (!rc)
+        json_object_foreach(names, name, value) {
             rc = open_shard(collector, name, err);
             if (rc) break;
         }

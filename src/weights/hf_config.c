@@ -208,11 +208,11 @@ static void read_pattern(struct config_reader *reader) {
         copy_int(reader, "sliding_window_pattern", "attention.sliding_window_pattern", 6);
         return;
     }
-    json_array_foreach(kinds, at,
-                       kind) if (json_is_string(kind) && strcmp(json_string_value(kind), "full_attention") == 0) {
-        pattern = (int64_t)at + 1;
-        break;
-    }
+    json_array_foreach(kinds, at, kind)
+        if (json_is_string(kind) && strcmp(json_string_value(kind), "full_attention") == 0) {
+            pattern = (int64_t)at + 1;
+            break;
+        }
     json_array_foreach(kinds, at, kind) {
         const char *expected = ++layer % pattern ? "sliding_attention" : "full_attention";
         if (!json_is_string(kind) || strcmp(json_string_value(kind), expected) != 0)

@@ -112,7 +112,8 @@ int registry_add(struct registry *registry, const char *text, size_t bytes, cons
     json_t *models = json_object_get(root, "models");
     if (!json_is_object(models) || json_object_size(root) != 1)
         rc = SHU_FAIL(err, SHU_E_FORMAT, "%s: expected one top-level key, models, with names below it", file);
-    if (!rc) json_object_foreach(models, check.model, entry) {
+    if (!rc)
+        json_object_foreach(models, check.model, entry) {
             rc = check_entry(&check, entry);
             if (rc) break;
         }
@@ -147,10 +148,11 @@ void registry_close(struct registry *registry) {
 bool registry_find(const struct registry *registry, const char *name, struct store_entry *out) {
     const char *key;
     json_t *entry, *found = NULL;
-    json_object_foreach(registry->models, key, entry) if (strcmp(key, name) == 0) {
-        found = entry;
-        break;
-    }
+    json_object_foreach(registry->models, key, entry)
+        if (strcmp(key, name) == 0) {
+            found = entry;
+            break;
+        }
     if (!found) return false;
     const char *kind = entry_text(found, "kind");
     *out = (struct store_entry){

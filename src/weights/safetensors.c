@@ -88,7 +88,8 @@ int safetensors_parse(const uint8_t *data, size_t bytes, safetensors_visit *visi
     int rc = json_parse((const char *)data + sizeof header, header, "header", &root, err);
     if (rc) return rc;
     if (!json_is_object(root)) rc = SHU_FAIL(err, SHU_E_FORMAT, "the safetensors header is no JSON object");
-    if (!rc) json_object_foreach(root, name, value) {
+    if (!rc)
+        json_object_foreach(root, name, value) {
             struct safetensor tensor;
             if (strcmp(name, "__metadata__") == 0) continue;
             rc = read_entry(name, value, data + sizeof header + header, bytes - sizeof header - header, &tensor, err);

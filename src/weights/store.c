@@ -28,8 +28,8 @@ static int unknown_name(const struct registry *registry, const char *name, struc
     const char *key;
     json_t *entry;
     int rc = SHU_OK;
-    json_object_foreach(registry->models, key, entry) if (!rc) rc =
-        buf_printf(&names, "%s%s", names.len ? ", " : "", key);
+    json_object_foreach(registry->models, key, entry)
+        if (!rc) rc = buf_printf(&names, "%s%s", names.len ? ", " : "", key);
     rc = rc ? SHU_FAIL(err, rc, "out of memory")
             : SHU_FAIL(err, SHU_E_NOTFOUND, "there is no model, file or folder \"%.100s\"; known models: %s", name,
                        names.data ? names.data : "none");
