@@ -57,11 +57,12 @@ static void fingerprint(const struct model *model, const struct decoder_config *
     struct sha256 hash;
     char line[512];
     sha256_init(&hash);
-    int n = snprintf(line, sizeof line, "%llu %d %d %d %d %d %d %d %d %d %d %a %a %a %a %a %a %a %a\n",
-                     (unsigned long long)model_file_bytes(model), (int)c->arch, c->layers, c->width, c->heads,
-                     c->kv_heads, c->head_dim, c->ffn, c->vocab, c->window, c->window_pattern, (double)c->norm_eps,
-                     (double)c->embed_scale, (double)c->attention_scale, (double)c->attention_softcap,
-                     (double)c->logit_softcap, c->rope_base, c->rope_base_local, c->rope_scale);
+    int n =
+        snprintf(line, sizeof line, "%llu %d %d %d %d %d %d %d %d %d %d %d %d %a %a %a %a %a %a %a %a %a\n",
+                 (unsigned long long)model_file_bytes(model), (int)c->arch, c->layers, c->width, c->heads, c->kv_heads,
+                 c->head_dim, c->ffn, c->vocab, c->window, c->window_pattern, c->rot, c->rope_neox, (double)c->norm_eps,
+                 (double)c->embed_scale, (double)c->attention_scale, (double)c->attention_softcap,
+                 (double)c->logit_softcap, c->rope_base, c->rope_base_local, c->rope_scale, c->rope_scale_local);
     sha256_update(&hash, line, (size_t)n);
     for (int64_t i = 0; i < model_tensor_count(model); i++) {
         const struct model_tensor *tensor = model_tensor_at(model, i);
