@@ -13,19 +13,10 @@
 #include <string.h>
 
 #include "graph/graph.h"
+#include "support/reference.h"
 
 static inline void fill_normal(struct rng *rng, float *out, int64_t count) {
     for (int64_t i = 0; i < count; i++) out[i] = rng_normal(rng);
-}
-
-/* Normalised mean squared error; NaN anywhere gives NaN. */
-static inline double nmse(const float *found, const double *wanted, int64_t count) {
-    double error = 0, power = 0;
-    for (int64_t i = 0; i < count; i++) {
-        error += (found[i] - wanted[i]) * (found[i] - wanted[i]);
-        power += wanted[i] * wanted[i];
-    }
-    return power > 0 ? error / power : error;
 }
 
 /* Written so that a NaN fails. */

@@ -42,27 +42,6 @@ static void one_node_close(struct one_node *test) {
 
 /* -------------------------------------------------------------- element-wise */
 
-static double reference_unary(enum unary_kind kind, double x) {
-    switch (kind) {
-    case UNARY_SILU:
-        return x / (1 + exp(-x));
-    case UNARY_GELU_TANH:
-        return 0.5 * x * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
-    case UNARY_GELU_ERF:
-        return 0.5 * x * (1 + erf(x / sqrt(2)));
-    case UNARY_RELU:
-        return x > 0 ? x : 0;
-    case UNARY_SIGMOID:
-        return 1 / (1 + exp(-x));
-    case UNARY_TANH:
-        return tanh(x);
-    case UNARY_EXP:
-        return exp(x);
-    default:
-        return NAN;
-    }
-}
-
 struct element_case {
     enum graph_op_kind kind;
     enum unary_kind unary;
@@ -96,9 +75,9 @@ static double element_reference(const struct element_case *what, double x, doubl
     case OP_SOFTCAP:
         return 0.5 * tanh(x / 0.5);
     case OP_UNARY:
-        return reference_unary(what->unary, x);
+        return unary_reference(what->unary, x);
     default:
-        return reference_unary(what->unary, x) * y;
+        return unary_reference(what->unary, x) * y;
     }
 }
 

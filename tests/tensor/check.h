@@ -12,6 +12,7 @@
 
 #include <cmocka.h>
 
+#include "support/reference.h"
 #include "tensor/tensor.h"
 
 /* Tables of every instruction set this machine (or its emulation) offers; returns how many. */
@@ -21,16 +22,6 @@ static inline int isa_tables(const struct kernels *out[3]) {
     for (size_t i = 0; i < 3; i++)
         if (kernels_select(names[i], &out[count], NULL) == SHU_OK) count++;
     return count;
-}
-
-/* Squared error relative to the reference's energy; a NaN or infinity gives a NaN, which fails !(x <= bound). */
-static inline double nmse(const float *got, const double *want, int64_t count) {
-    double error = 0, energy = 0;
-    for (int64_t i = 0; i < count; i++) {
-        error += ((double)got[i] - want[i]) * ((double)got[i] - want[i]);
-        energy += want[i] * want[i];
-    }
-    return error / (energy > 0 ? energy : 1);
 }
 
 /* Memory whose surroundings are checked: a kernel must not write outside [0, bytes). */

@@ -21,28 +21,6 @@ enum op {
 #define CAP    1.5f
 #define EPS    1e-5f
 
-static double unary_reference(enum unary_kind kind, double x) {
-    switch (kind) {
-    case UNARY_SILU:
-        return x / (1 + exp(-x));
-    case UNARY_GELU_TANH:
-        return x / (1 + exp(-2 * 0.79788456080286535588 * (x + 0.044715 * x * x * x)));
-    case UNARY_GELU_ERF:
-        return 0.5 * x * erfc(-x * 0.70710678118654752440);
-    case UNARY_RELU:
-        return x > 0 ? x : 0;
-    case UNARY_SIGMOID:
-        return 1 / (1 + exp(-x));
-    case UNARY_TANH:
-        return tanh(x);
-    case UNARY_EXP:
-        return exp(x);
-    case UNARY_KINDS:
-        break;
-    }
-    return NAN;
-}
-
 static void norm_reference(enum op op, const float *x, const float *gain, const float *bias, int64_t n, double *y) {
     double mean = 0, square = 0;
     if (op == OP_LAYER)
