@@ -117,3 +117,9 @@ void atomic_abort(struct atomic_file *file) {
     unlink(file->temp);
     atomic_forget(file);
 }
+
+int atomic_end(struct atomic_file *file, int status, struct shu_error *err) {
+    if (!status) return atomic_commit(file, err);
+    atomic_abort(file);
+    return status;
+}

@@ -129,6 +129,8 @@ int atomic_open(const char *path, struct atomic_file *out, struct shu_error *err
 int atomic_write(struct atomic_file *file, const void *bytes, size_t count, struct shu_error *err);
 int atomic_commit(struct atomic_file *file, struct shu_error *err); /* closes; on failure also removes the temp */
 void atomic_abort(struct atomic_file *file);                        /* no-op after commit */
+/* The end of most writers: commits if all went well (status SHU_OK), else aborts and returns status. */
+int atomic_end(struct atomic_file *file, int status, struct shu_error *err);
 
 /* XDG folders, "" never: "$XDG_CACHE_HOME/shu/…" or "$HOME/.cache/shu/…".
  * `tail` may be NULL. Appended to `out`. SHU_E_NOTFOUND if neither variable is set. */

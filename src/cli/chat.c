@@ -90,10 +90,7 @@ static int chat_save(struct chat *chat, const char *path, struct shu_error *err)
     if (!status) {
         status = atomic_write(&file, text, strlen(text), err);
         if (!status) status = atomic_write(&file, "\n", 1, err);
-        if (!status)
-            status = atomic_commit(&file, err);
-        else
-            atomic_abort(&file);
+        status = atomic_end(&file, status, err);
     }
     free(text); /* jansson's own allocator */
     if (!status) printf(cli_text(chat->cli, "saved to %s\n", "已保存到 %s\n"), path);

@@ -28,10 +28,7 @@ static int logits_to_file(const struct cli *cli, struct engine *engine, const ch
     progress_start(&progress, "logits", "tok", tokens.count, cli->quiet);
     status = score_text(engine, &tokens, &options, &progress, write_rows, &out, err);
     progress_finish(&progress);
-    if (!status)
-        status = atomic_commit(&out.file, err);
-    else
-        atomic_abort(&out.file);
+    status = atomic_end(&out.file, status, err);
 out:
     tokens_free(&tokens);
     if (status) return cli_fail(cli, err);

@@ -131,10 +131,7 @@ int sequence_save(struct engine *engine, int sequence, const char *path, struct 
     if (!status) status = write_pages(&writer, engine, seq, page, err);
     sha256_hex(&writer.hash, digest);
     if (!status) status = atomic_write(&writer.file, digest, DIGEST_BYTES, err);
-    if (!status)
-        status = atomic_commit(&writer.file, err);
-    else
-        atomic_abort(&writer.file);
+    status = atomic_end(&writer.file, status, err);
 out:
     mem_free(page);
     return status;

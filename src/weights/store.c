@@ -145,11 +145,7 @@ static int pull_into(const struct store_entry *entry, const char *path, const ch
     if (!rc) rc = check_digest(&pull, err);
     progress_finish(&pull.progress);
     if (rc == SHU_E_CHECKSUM) remove_partial(partial);
-    if (rc) {
-        atomic_abort(&pull.file);
-        return rc;
-    }
-    rc = atomic_commit(&pull.file, err);
+    rc = atomic_end(&pull.file, rc, err);
     if (!rc) remove_partial(partial);
     return rc;
 }
