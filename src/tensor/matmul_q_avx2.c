@@ -8,10 +8,9 @@
  * may wrap. Q8_0 has no such room: its signs move to the activations and each pair sum (<= 2 * 128 * 127) is widened.
  *
  * Each type has a decoder, which turns 32 columns of a panel into `struct decoded`, and a kind, which says how decoded
- * weights meet activations. One to four tokens meet the weights of one panel as they leave the decoder, in registers
- * (for four, the tiles below would be as fast from the cache, but half as fast from memory). More tokens go in tiles of
- * 4 by 2 panels, the decoded weights waiting in L1: a broadcast then serves two panels and a weight four tokens, and
- * loads no longer bound the loop (measured: 10 -> 7 cycles for 256 products).
+ * weights meet activations. A few tokens meet the weights of one panel as they leave the decoder, in registers. More go
+ * in tiles of 4 by 2 panels, a decoded block of either waiting in L1: a broadcast then serves two panels and a weight
+ * four tokens, and loads no longer bound the loop.
  *
  * Fixed order: acc = fma(sum of 32 columns, d * scale, acc), ascending; then the minimum likewise. One token or many
  * run the same operations on the same operands. */
@@ -93,6 +92,10 @@ INLINE __m256i bits(__m256i value, int from, int to, int mask) {
 /* Tokens that share one decoding of the weights; their accumulators lie in L1. */
 #define TOKEN_TILE 32
 #define PANEL_TILE 2
+#define SUBS_MAX   8
+/* Rows from which tiles beat registers: blocks of 32, super-blocks. */
+#define TILE_FROM   5
+#define TILE_FROM_K 4
 
 /* `tokens` rows from a block on. */
 struct rows {
@@ -409,11 +412,15 @@ INLINE const uint8_t *body_of(const struct type type, const uint8_t *panel, int6
  * nearly all of the arithmetic (measured on Zen 3: 63-82 % of a plain read without, 86-93 % with; 1-4 KB are alike). */
 #define PREFETCH_AHEAD 2048
 
+/* Each sub-block asks for its share of a block's bytes. The count is the same for all: a line asked for twice costs
+ * less than a loop whose count the processor mispredicts. The empty asm keeps each share at its sub-block: gcc moves
+ * all prefetches of an unrolled block to its start, 27 lines of Q6_K at once, more than the processor can have under
+ * way, and the loads behind them wait (measured: 71 -> 94 % of a plain read). */
 INLINE void prefetch_share(const struct type type, const uint8_t *ahead, int sub) {
-    const int subs = type.columns / ACT8_BLOCK;
-    const size_t lines = (type.head + type.body + 63) / 64;
-    const size_t first = lines * (size_t)sub / (size_t)subs, last = lines * (size_t)(sub + 1) / (size_t)subs;
-    UNROLL for (size_t i = first; i < last; i++) _mm_prefetch((const char *)ahead + 64 * i, _MM_HINT_T0);
+    const size_t share = (type.head + type.body) * ACT8_BLOCK / (size_t)type.columns;
+    __asm__ volatile("" ::: "memory");
+    UNROLL for (size_t at = 0; at < share; at += 64)
+        _mm_prefetch((const char *)ahead + (size_t)sub * share + at, _MM_HINT_T0);
 }
 
 INLINE void few_sub(const struct type type, const uint8_t *head, const uint8_t *body, const struct shared *shared,
@@ -430,13 +437,9 @@ INLINE void few_block(const struct type type, const uint8_t *head, const uint8_t
                       const int tokens, __m256 *acc) {
     struct shared shared;
     type.share(head, body, &shared);
-    if (tokens == 1) { /* shift counts become constants */
-        UNROLL for (int sub = 0; sub < type.columns / ACT8_BLOCK; sub++)
-            few_sub(type, head, body, &shared, sub, rows, tokens, acc);
-    } else {
-        for (int sub = 0; sub < type.columns / ACT8_BLOCK; sub++)
-            few_sub(type, head, body, &shared, sub, rows, tokens, acc);
-    }
+    /* Unrolled: shift counts become constants. */
+    UNROLL for (int sub = 0; sub < type.columns / ACT8_BLOCK; sub++)
+        few_sub(type, head, body, &shared, sub, rows, tokens, acc);
 }
 
 INLINE void few_times(const struct matmul_args *args, int64_t panel, int64_t token, const int tokens,
@@ -454,16 +457,24 @@ INLINE void few_times(const struct matmul_args *args, int64_t panel, int64_t tok
     UNROLL for (int t = 0; t < tokens; t++) store_rows(args, panel, token + t, acc[t]);
 }
 
-/* Decoded weights of two panels times a tile of rows. */
-INLINE void tile_block(enum kind kind, const struct decoded *w, struct rows rows, int tokens, __m256 *acc) {
+/* A decoded block of two panels times `tokens` rows. */
+INLINE void tile_rows(const struct type type, struct decoded (*w)[PANEL_TILE], struct rows rows, const int tokens,
+                      __m256 *acc) {
+    for (int sub = 0; sub < type.columns / ACT8_BLOCK; sub++, rows.x += sizeof(struct act8_block))
+        block_times(type.kind, w[sub], PANEL_TILE, rows, tokens, acc);
+}
+
+/* The same times a tile of rows. */
+INLINE void tile_block(const struct type type, struct decoded (*w)[PANEL_TILE], struct rows rows, int tokens,
+                       __m256 *acc) {
     int t = 0;
-    for (; t + 4 <= tokens; t += 4, rows.x += 4 * rows.x_row) block_times(kind, w, PANEL_TILE, rows, 4, acc + t);
+    for (; t + 4 <= tokens; t += 4, rows.x += 4 * rows.x_row) tile_rows(type, w, rows, 4, acc + t);
     if (t + 2 <= tokens) {
-        block_times(kind, w, PANEL_TILE, rows, 2, acc + t);
+        tile_rows(type, w, rows, 2, acc + t);
         t += 2;
         rows.x += 2 * rows.x_row;
     }
-    if (t < tokens) block_times(kind, w, PANEL_TILE, rows, 1, acc + t);
+    if (t < tokens) tile_rows(type, w, rows, 1, acc + t);
 }
 
 /* Two panels times a tile of rows. A lone last panel takes both places and is stored once: odd counts are rare, and a
@@ -471,30 +482,28 @@ INLINE void tile_block(enum kind kind, const struct decoded *w, struct rows rows
 INLINE void tile_times(const struct matmul_args *args, int64_t panel, int panels, int64_t token, int tokens,
                        const struct type type) {
     __m256 acc[PANEL_TILE * TOKEN_TILE];
-    struct decoded w[PANEL_TILE];
-    struct shared shared[PANEL_TILE];
+    struct decoded w[SUBS_MAX][PANEL_TILE];
+    struct shared shared;
     for (int i = 0; i < PANEL_TILE * TOKEN_TILE; i++) acc[i] = _mm256_setzero_ps();
     struct rows rows = {(const uint8_t *)args->x + (size_t)token * args->x_row_bytes, args->x_row_bytes};
     const size_t panel_bytes = args->weight->panel_bytes;
     const uint8_t *first = args->weight->data + (size_t)panel * panel_bytes;
     const uint8_t *at[PANEL_TILE] = {first, panels == 2 ? first + panel_bytes : first};
+    const size_t x_step = (size_t)type.columns / ACT8_BLOCK * sizeof(struct act8_block);
     int64_t blocks = args->weight->cols / type.columns;
     for (int64_t b = 0; b < blocks; b++) {
-        const uint8_t *head[PANEL_TILE], *body[PANEL_TILE], *ahead[PANEL_TILE];
         UNROLL for (int p = 0; p < PANEL_TILE; p++) {
-            head[p] = head_of(type, at[p], b);
-            body[p] = body_of(type, at[p], b);
-            ahead[p] = body[p] + PREFETCH_AHEAD;
-            if (ahead[p] >= at[p] + panel_bytes) ahead[p] += panel_bytes; /* what follows is the other panel's */
-            type.share(head[p], body[p], &shared[p]);
-        }
-        for (int sub = 0; sub < type.columns / ACT8_BLOCK; sub++, rows.x += sizeof(struct act8_block)) {
-            UNROLL for (int p = 0; p < PANEL_TILE; p++) {
-                prefetch_share(type, ahead[p], sub);
-                type.decode(head[p], body[p], &shared[p], sub, &w[p]);
+            const uint8_t *head = head_of(type, at[p], b), *body = body_of(type, at[p], b);
+            const uint8_t *ahead = body + PREFETCH_AHEAD;
+            if (ahead >= at[p] + panel_bytes) ahead += panel_bytes; /* what follows is the other panel's */
+            type.share(head, body, &shared);
+            UNROLL for (int sub = 0; sub < type.columns / ACT8_BLOCK; sub++) {
+                prefetch_share(type, ahead, sub);
+                type.decode(head, body, &shared, sub, &w[sub][p]);
             }
-            tile_block(type.kind, w, rows, tokens, acc);
         }
+        tile_block(type, w, rows, tokens, acc);
+        rows.x += x_step;
     }
     for (int p = 0; p < panels; p++)
         for (int t = 0; t < tokens; t++) store_rows(args, panel + p, token + t, acc[p * TOKEN_TILE + t]);
@@ -502,12 +511,13 @@ INLINE void tile_times(const struct matmul_args *args, int64_t panel, int panels
 
 INLINE void panels_times(const struct matmul_args *args, int64_t panel0, int64_t panel1, int64_t t0, int64_t t1,
                          const struct type type) {
-    if (t1 - t0 <= 4) {
+    const int64_t tile_from = type.columns > ACT8_BLOCK ? TILE_FROM_K : TILE_FROM;
+    if (t1 - t0 < tile_from) {
         for (int64_t panel = panel0; panel < panel1; panel++) {
             if (t1 - t0 == 1) few_times(args, panel, t0, 1, type);
             if (t1 - t0 == 2) few_times(args, panel, t0, 2, type);
             if (t1 - t0 == 3) few_times(args, panel, t0, 3, type);
-            if (t1 - t0 == 4) few_times(args, panel, t0, 4, type);
+            if (t1 - t0 == 4 && tile_from > 4) few_times(args, panel, t0, 4, type);
         }
         return;
     }

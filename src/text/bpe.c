@@ -108,14 +108,14 @@ static int bpe_merges_new(struct tokenizer *tokenizer, const struct vocab_spec *
         if (text_at(&tokenizer->stored, id).bytes > longest) longest = text_at(&tokenizer->stored, id).bytes;
     char *scratch = mem_alloc(longest);
     int32_t last = -1;
-    int rc = SHU_OK;
+    int status = SHU_OK;
     if (!tokenizer->pairs || !scratch) {
-        rc = SHU_FAIL(err, SHU_E_NOMEM, "out of memory for %d merges", (int)spec->merge_count);
+        status = SHU_FAIL(err, SHU_E_NOMEM, "out of memory for %d merges", (int)spec->merge_count);
         goto out;
     }
     for (int32_t rank = 0; rank < spec->merge_count; rank++) {
         int32_t ids[3] = {-1, -1, -1};
-        if ((rc = parse_merge(tokenizer, spec, rank, scratch, longest, last + 1, ids, err)) != 0) goto out;
+        if ((status = parse_merge(tokenizer, spec, rank, scratch, longest, last + 1, ids, err)) != 0) goto out;
         last = ids[2];
         struct bpe_pair *pair = pair_find(tokenizer, pair_key(ids[0], ids[1]));
         if (pair->key) continue; /* said twice: the better rank stands */
@@ -125,7 +125,7 @@ static int bpe_merges_new(struct tokenizer *tokenizer, const struct vocab_spec *
     }
 out:
     mem_free(scratch);
-    return rc;
+    return status;
 }
 
 /* The characters of the BMP that their bytes always merge to; see bpe_seams. */
@@ -153,8 +153,8 @@ static int bpe_characters_new(struct tokenizer *tokenizer, struct shu_error *err
 /* Whole pre-tokens that are tokens as they stand (ignore_merges). Special
  * tokens take part under their plain spelling, after the normal ones. */
 static int bpe_whole_words_new(struct tokenizer *tokenizer, struct shu_error *err) {
-    int rc = text_map_new(&tokenizer->by_bytes, &tokenizer->pieces, err);
-    if (rc) return rc;
+    int status = text_map_new(&tokenizer->by_bytes, &tokenizer->pieces, err);
+    if (status) return status;
     for (int pass = 0; pass < 2; pass++)
         for (int32_t id = 0; id < tokenizer->count; id++) {
             bool normal = tokenizer->type[id] == TOKEN_NORMAL;
@@ -178,11 +178,11 @@ int bpe_new(struct tokenizer *tokenizer, const struct vocab_spec *spec, struct s
         return SHU_FAIL(err, SHU_E_FORMAT,
                         "the vocabulary holds no single bytes in the alphabet of GPT-2; it is no "
                         "byte-level BPE vocabulary");
-    int rc = seams_new(&tokenizer->seams, err);
-    if (!rc) rc = bpe_merges_new(tokenizer, spec, err);
-    if (!rc) rc = bpe_characters_new(tokenizer, err);
-    if (!rc && tokenizer->ignore_merges) rc = bpe_whole_words_new(tokenizer, err);
-    return rc;
+    int status = seams_new(&tokenizer->seams, err);
+    if (!status) status = bpe_merges_new(tokenizer, spec, err);
+    if (!status) status = bpe_characters_new(tokenizer, err);
+    if (!status && tokenizer->ignore_merges) status = bpe_whole_words_new(tokenizer, err);
+    return status;
 }
 
 /* ---------------------------------------------------------------- encoding */
@@ -190,8 +190,8 @@ int bpe_new(struct tokenizer *tokenizer, const struct vocab_spec *spec, struct s
 /* Bytes without a token are dropped, as llama.cpp does. */
 static int push_ids(struct encoder *encoder, const int32_t *ids, uint32_t count) {
     struct tokens *out = encoder->out;
-    int rc = tokens_reserve(out, count);
-    if (rc) return rc;
+    int status = tokens_reserve(out, count);
+    if (status) return status;
     for (uint32_t i = 0; i < count; i++)
         if (ids[i] >= 0) out->id[out->count++] = ids[i];
     return SHU_OK;
@@ -199,15 +199,15 @@ static int push_ids(struct encoder *encoder, const int32_t *ids, uint32_t count)
 
 static int bpe_merge_long(struct encoder *encoder, const uint8_t *p, uint32_t bytes) {
     struct tokenizer_work *work = encoder->work;
-    int rc = merge_reserve(work, bytes);
-    for (uint32_t i = 0; !rc && i < bytes; i++)
+    int status = merge_reserve(work, bytes);
+    for (uint32_t i = 0; !status && i < bytes; i++)
         work->symbols[i] = (struct merge_symbol){i, i + 1, i + 1 < bytes ? i + 1 : UINT32_MAX, i ? i - 1 : UINT32_MAX,
                                                  encoder->tokenizer->byte_id[p[i]]};
-    if (rc) return rc;
+    if (status) return status;
     merge_long(encoder->tokenizer, work, (const char *)p, bytes);
-    for (uint32_t i = 0; !rc && i != UINT32_MAX; i = work->symbols[i].next)
-        rc = push_ids(encoder, &work->symbols[i].id, 1);
-    return rc;
+    for (uint32_t i = 0; !status && i != UINT32_MAX; i = work->symbols[i].next)
+        status = push_ids(encoder, &work->symbols[i].id, 1);
+    return status;
 }
 
 static int bpe_merge(struct encoder *encoder, const uint8_t *p, uint32_t bytes) {
@@ -250,15 +250,15 @@ static int segment_close(struct encoder *encoder, struct segment *segment, const
     segment->at[segment->count] = bytes;
     if ((segment->count <= 2 && !segment->by_bytes) || bytes > WORD_BYTES)
         return segment_merge(encoder, segment, bytes);
-    int rc = tokens_reserve(encoder->out, WORD_IDS);
-    if (rc) return rc;
+    int status = tokens_reserve(encoder->out, WORD_IDS);
+    if (status) return status;
     struct word_key key = word_key_of(segment->start, bytes, (size_t)(stop - segment->start), true);
     struct word *set = word_set(encoder->work, &key);
     if (word_lookup(set, &key, encoder->out)) return SHU_OK;
     size_t before = encoder->out->count;
-    rc = segment_merge(encoder, segment, bytes);
-    if (!rc) word_remember(set, &key, encoder->out->id + before, encoder->out->count - before);
-    return rc;
+    status = segment_merge(encoder, segment, bytes);
+    if (!status) word_remember(set, &key, encoder->out->id + before, encoder->out->count - before);
+    return status;
 }
 
 /* Cuts a pre-token at seams; most Chinese falls apart into stretches of one to three characters.
@@ -281,8 +281,8 @@ static int bpe_seams(struct encoder *encoder, const uint8_t *p, const uint8_t *e
         if (p > segment.start) {
             bool ragged = !left || !right || seam_joined_bytes(seams, p[-1], p[0]);
             if (!ragged && (left | right) >= 0x80 && !seam_joined(seams, left, right)) {
-                int rc = segment_close(encoder, &segment, p, stop);
-                if (rc) return rc;
+                int status = segment_close(encoder, &segment, p, stop);
+                if (status) return status;
                 segment.start = p;
                 segment.count = 0;
                 segment.by_bytes = false;
@@ -319,21 +319,21 @@ static int bpe_word(struct encoder *encoder, const uint8_t *p, uint32_t bytes, c
 int bpe_encode(struct encoder *encoder, const char *text, size_t count) {
     const uint8_t *p = (const uint8_t *)text, *end = p + count;
     enum pretokenizer pre = encoder->tokenizer->pre;
-    int rc = SHU_OK;
-    for (const uint8_t *next; p < end && !rc; p = next) {
+    int status = SHU_OK;
+    for (const uint8_t *next; p < end && !status; p = next) {
         next = pretoken_end(pre, p, end);
         uint32_t bytes = (uint32_t)(next - p);
         if (bytes > WORD_BYTES) {
-            rc = bpe_word(encoder, p, bytes, end);
+            status = bpe_word(encoder, p, bytes, end);
             continue;
         }
-        if ((rc = tokens_reserve(encoder->out, WORD_IDS)) != 0) break;
+        if ((status = tokens_reserve(encoder->out, WORD_IDS)) != 0) break;
         struct word_key key = word_key_of(p, bytes, (size_t)(end - p), false);
         struct word *set = word_set(encoder->work, &key);
         if (word_lookup(set, &key, encoder->out)) continue;
         size_t before = encoder->out->count;
-        rc = bpe_word(encoder, p, bytes, end);
-        if (!rc) word_remember(set, &key, encoder->out->id + before, encoder->out->count - before);
+        status = bpe_word(encoder, p, bytes, end);
+        if (!status) word_remember(set, &key, encoder->out->id + before, encoder->out->count - before);
     }
-    return rc;
+    return status;
 }

@@ -19,29 +19,29 @@ static int take_byte(struct detokenizer *state, char byte, struct buf *out) {
         return buf_append(out, state->held, count);
     }
     if (utf8_partial_tail(state->held, count) == count) return SHU_OK;
-    int rc = buf_append(out, REPLACEMENT, 3);
+    int status = buf_append(out, REPLACEMENT, 3);
     state->held_bytes = 0;
-    if (rc || count == 1) return rc;
+    if (status || count == 1) return status;
     return take_byte(state, byte, out); /* the byte that broke the sequence may begin another: one level deep */
 }
 
 int detokenizer_push(struct detokenizer *state, int32_t id, struct buf *out) {
     struct span piece = tokenizer_piece(state->tokenizer, id, false);
     uint32_t at = 0;
-    int rc = SHU_OK;
+    int status = SHU_OK;
     if (!state->started && tokenizer_type(state->tokenizer, id) != TOKEN_CONTROL) {
         state->started = true;
         if (state->tokenizer->add_space_prefix && piece.bytes && piece.text[0] == ' ') at = 1;
     }
     if (state->held_bytes == 0 && piece.bytes > at && utf8_valid(piece.text + at, piece.bytes - at))
         return buf_append(out, piece.text + at, piece.bytes - at);
-    for (; at < piece.bytes && !rc; at++) rc = take_byte(state, piece.text[at], out);
-    return rc;
+    for (; at < piece.bytes && !status; at++) status = take_byte(state, piece.text[at], out);
+    return status;
 }
 
 int detokenizer_finish(struct detokenizer *state, struct buf *out) {
-    int rc = state->held_bytes ? buf_append(out, REPLACEMENT, 3) : SHU_OK;
+    int status = state->held_bytes ? buf_append(out, REPLACEMENT, 3) : SHU_OK;
     state->held_bytes = 0;
     state->started = false;
-    return rc;
+    return status;
 }

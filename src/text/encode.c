@@ -19,9 +19,9 @@ int tokens_reserve(struct tokens *tokens, size_t extra) {
 }
 
 int tokens_push(struct tokens *tokens, int32_t id) {
-    int rc = tokens_reserve(tokens, 1);
-    if (!rc) tokens->id[tokens->count++] = id;
-    return rc;
+    int status = tokens_reserve(tokens, 1);
+    if (!status) tokens->id[tokens->count++] = id;
+    return status;
 }
 
 void tokens_free(struct tokens *tokens) {
@@ -96,9 +96,9 @@ static int encode_text(struct encoder *encoder, const char *text, size_t bytes, 
         int found = specials_next(encoder->tokenizer, work, text, bytes, from, parse_special, &hit);
         if (found < 0) return found;
         size_t to = found ? hit.at : bytes;
-        int rc = to > from ? encode_plain(encoder, text + from, to - from, after_special) : SHU_OK;
-        if (!rc && found) rc = tokens_push(encoder->out, hit.id);
-        if (rc) return rc;
+        int status = to > from ? encode_plain(encoder, text + from, to - from, after_special) : SHU_OK;
+        if (!status && found) status = tokens_push(encoder->out, hit.id);
+        if (status) return status;
         after_special = found;
         from = found ? to + hit.bytes : bytes;
     }
@@ -114,8 +114,8 @@ int tokenizer_encode(const struct tokenizer *tokenizer, struct tokenizer_work *w
                         bytes, TEXT_BYTES_MAX);
     struct encoder encoder = {tokenizer, work, out, err};
     bool special = flags & ENCODE_ADD_SPECIAL;
-    int rc = special && tokenizer->add_bos ? tokens_push(out, tokenizer->bos) : SHU_OK;
-    if (!rc) rc = encode_text(&encoder, text, bytes, flags & ENCODE_PARSE_SPECIAL);
-    if (!rc && special && tokenizer->add_eos) rc = tokens_push(out, tokenizer->eos);
-    return rc ? SHU_FAIL(err, rc, "out of memory for the tokens of a text of %zu bytes", bytes) : SHU_OK;
+    int status = special && tokenizer->add_bos ? tokens_push(out, tokenizer->bos) : SHU_OK;
+    if (!status) status = encode_text(&encoder, text, bytes, flags & ENCODE_PARSE_SPECIAL);
+    if (!status && special && tokenizer->add_eos) status = tokens_push(out, tokenizer->eos);
+    return status ? SHU_FAIL(err, status, "out of memory for the tokens of a text of %zu bytes", bytes) : SHU_OK;
 }

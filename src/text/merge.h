@@ -109,11 +109,11 @@ static void merge_long(const struct tokenizer *tokenizer, struct tokenizer_work 
 
 static int merge_reserve(struct tokenizer_work *work, size_t count) {
     void *symbols = work->symbols, *heap = work->heap;
-    int rc = scratch_reserve(&symbols, &work->symbol_cap, count, sizeof *work->symbols);
-    if (!rc) rc = scratch_reserve(&heap, &work->heap_cap, 3 * count, sizeof *work->heap);
+    int status = scratch_reserve(&symbols, &work->symbol_cap, count, sizeof *work->symbols);
+    if (!status) status = scratch_reserve(&heap, &work->heap_cap, 3 * count, sizeof *work->heap);
     work->symbols = symbols;
     work->heap = heap;
-    return rc;
+    return status;
 }
 
 #endif

@@ -66,11 +66,11 @@ static void mark_prefix(struct specials *specials, int mode, struct span text) {
 int specials_new(struct tokenizer *tokenizer, struct shu_error *err) {
     struct specials *specials = &tokenizer->specials;
     uint32_t count = 0;
-    int rc = SHU_OK;
+    int status = SHU_OK;
     int32_t *ids = mem_alloc((size_t)tokenizer->count * sizeof *ids);
     for (int mode = 0; mode < 2; mode++) specials->second[mode] = mem_calloc(1024, sizeof(uint64_t));
     if (!ids || !specials->second[0] || !specials->second[1]) {
-        rc = SHU_FAIL(err, SHU_E_NOMEM, "out of memory for special tokens");
+        status = SHU_FAIL(err, SHU_E_NOMEM, "out of memory for special tokens");
         goto out;
     }
     for (int32_t id = 0; id < tokenizer->count; id++) {
@@ -80,10 +80,10 @@ int specials_new(struct tokenizer *tokenizer, struct shu_error *err) {
         mark_prefix(specials, 1, text);
         if (taken(tokenizer, id, false)) mark_prefix(specials, 0, text);
     }
-    if ((rc = matcher_new(&specials->matcher, &tokenizer->stored, ids, count, err)) != 0) goto out;
+    if ((status = matcher_new(&specials->matcher, &tokenizer->stored, ids, count, err)) != 0) goto out;
     specials->contested = mem_calloc(count, 1);
     if (!specials->contested) {
-        rc = SHU_FAIL(err, SHU_E_NOMEM, "out of memory for special tokens");
+        status = SHU_FAIL(err, SHU_E_NOMEM, "out of memory for special tokens");
         goto out;
     }
     for (uint32_t i = 0; i < count; i++) {
@@ -92,7 +92,7 @@ int specials_new(struct tokenizer *tokenizer, struct shu_error *err) {
     }
 out:
     mem_free(ids);
-    return rc;
+    return status;
 }
 
 void specials_free(struct specials *specials) {
@@ -190,7 +190,7 @@ static uint32_t list_contenders(const struct matcher *matcher, const int32_t *se
 static int resolve_stretch(const struct tokenizer *tokenizer, struct tokenizer_work *work, const char *text,
                            size_t bytes, size_t from, bool parse_special) {
     const struct matcher *matcher = &tokenizer->specials.matcher;
-    int rc = SHU_E_NOMEM;
+    int status = SHU_E_NOMEM;
     struct contender *list = mem_alloc((size_t)matcher->count * sizeof *list);
     int32_t *seen = mem_calloc(matcher->count, sizeof *seen);
     if (!list || !seen) goto out;
@@ -213,11 +213,11 @@ static int resolve_stretch(const struct tokenizer *tokenizer, struct tokenizer_w
         if (index >= 0 && push_hit(work, (struct special_hit){at, length, id})) goto out;
         at += length;
     }
-    rc = SHU_OK;
+    status = SHU_OK;
 out:
     mem_free(list);
     mem_free(seen);
-    return rc;
+    return status;
 }
 
 int specials_next(const struct tokenizer *tokenizer, struct tokenizer_work *work, const char *text, size_t bytes,
@@ -235,8 +235,8 @@ int specials_next(const struct tokenizer *tokenizer, struct tokenizer_work *work
             *out = (struct special_hit){from, best, specials->matcher.order[index]};
             return 1;
         }
-        int rc = resolve_stretch(tokenizer, work, text, bytes, from, parse_special);
-        if (rc) return rc;
+        int status = resolve_stretch(tokenizer, work, text, bytes, from, parse_special);
+        if (status) return status;
     }
     *out = work->pending[work->pending_next++];
     return 1;

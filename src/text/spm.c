@@ -63,8 +63,8 @@ int spm_new(struct tokenizer *tokenizer, const struct vocab_spec *spec, struct s
                             "the vocabulary has neither an unknown token nor a token <0x%02X> for that byte", byte);
     tokenizer->priority = mem_alloc((size_t)spec->count * sizeof *tokenizer->priority);
     if (!tokenizer->priority) return SHU_FAIL(err, SHU_E_NOMEM, "out of memory for %d scores", (int)spec->count);
-    int rc = seams_new(&tokenizer->seams, err);
-    if (rc) return rc;
+    int status = seams_new(&tokenizer->seams, err);
+    if (status) return status;
     for (int32_t id = 0; id < spec->count; id++) {
         float score = spec->scores ? spec->scores[id] : 0.0f;
         if (score != score)
@@ -83,8 +83,8 @@ int spm_new(struct tokenizer *tokenizer, const struct vocab_spec *spec, struct s
 /* Ids of one symbol: its merged token, the token of its text, or its bytes. */
 static int push_symbol(struct encoder *encoder, const char *text, uint32_t bytes, int32_t id) {
     struct tokens *out = encoder->out;
-    int rc = tokens_reserve(out, bytes);
-    if (rc) return rc;
+    int status = tokens_reserve(out, bytes);
+    if (status) return status;
     if (id < 0) id = text_map_find(&encoder->tokenizer->by_text, text, bytes);
     if (id >= 0) {
         out->id[out->count++] = id;
@@ -103,8 +103,8 @@ static uint32_t symbol_bytes(const char *text, uint32_t at, uint32_t bytes) {
 static int spm_merge_long(struct encoder *encoder, const char *text, uint32_t bytes) {
     struct tokenizer_work *work = encoder->work;
     uint32_t count = 0;
-    int rc = merge_reserve(work, bytes);
-    if (rc) return rc;
+    int status = merge_reserve(work, bytes);
+    if (status) return status;
     for (uint32_t at = 0; at < bytes; count++) {
         uint32_t length = symbol_bytes(text, at, bytes);
         work->symbols[count] = (struct merge_symbol){at, at + length, count + 1, count - 1, -1};
@@ -112,18 +112,18 @@ static int spm_merge_long(struct encoder *encoder, const char *text, uint32_t by
     }
     work->symbols[count - 1].next = UINT32_MAX; /* and symbols[0].prev is UINT32_MAX: 0 - 1 */
     merge_long(encoder->tokenizer, work, text, count);
-    for (uint32_t i = 0; !rc && i != UINT32_MAX; i = work->symbols[i].next) {
+    for (uint32_t i = 0; !status && i != UINT32_MAX; i = work->symbols[i].next) {
         const struct merge_symbol *symbol = &work->symbols[i];
-        rc = push_symbol(encoder, text + symbol->at, symbol->end - symbol->at, symbol->id);
+        status = push_symbol(encoder, text + symbol->at, symbol->end - symbol->at, symbol->id);
     }
-    return rc;
+    return status;
 }
 
 /* Escaped text, bytes > 0. */
 static int spm_merge(struct encoder *encoder, const char *text, uint32_t bytes) {
     int32_t ids[MERGE_SHORT];
     uint32_t at[MERGE_SHORT + 1], count = 0;
-    int rc = SHU_OK;
+    int status = SHU_OK;
     at[0] = 0;
     while (at[count] < bytes) {
         if (count == MERGE_SHORT) return spm_merge_long(encoder, text, bytes);
@@ -132,8 +132,9 @@ static int spm_merge(struct encoder *encoder, const char *text, uint32_t bytes) 
         count++;
     }
     count = merge_short(encoder->tokenizer, text, ids, at, count);
-    for (uint32_t i = 0; !rc && i < count; i++) rc = push_symbol(encoder, text + at[i], at[i + 1] - at[i], ids[i]);
-    return rc;
+    for (uint32_t i = 0; !status && i < count; i++)
+        status = push_symbol(encoder, text + at[i], at[i + 1] - at[i], ids[i]);
+    return status;
 }
 
 static size_t escape_spaces(const uint8_t *p, size_t bytes, char *out) {
@@ -152,23 +153,23 @@ static size_t escape_spaces(const uint8_t *p, size_t bytes, char *out) {
 static int spm_long_segment(struct encoder *encoder, const uint8_t *p, size_t bytes) {
     struct buf *escaped = &encoder->work->escaped;
     buf_clear(escaped);
-    int rc = buf_reserve(escaped, 3 * bytes);
-    if (rc) return rc;
+    int status = buf_reserve(escaped, 3 * bytes);
+    if (status) return status;
     return spm_merge(encoder, escaped->data, (uint32_t)escape_spaces(p, bytes, escaped->data));
 }
 
 static int spm_segment(struct encoder *encoder, const uint8_t *p, size_t bytes, size_t room) {
     char escaped[3 * WORD_BYTES];
     if (bytes > WORD_BYTES) return spm_long_segment(encoder, p, bytes);
-    int rc = tokens_reserve(encoder->out, WORD_IDS);
-    if (rc) return rc;
+    int status = tokens_reserve(encoder->out, WORD_IDS);
+    if (status) return status;
     struct word_key key = word_key_of(p, (uint32_t)bytes, room, false);
     struct word *set = word_set(encoder->work, &key);
     if (word_lookup(set, &key, encoder->out)) return SHU_OK;
     size_t before = encoder->out->count;
-    rc = spm_merge(encoder, escaped, (uint32_t)escape_spaces(p, bytes, escaped));
-    if (!rc) word_remember(set, &key, encoder->out->id + before, encoder->out->count - before);
-    return rc;
+    status = spm_merge(encoder, escaped, (uint32_t)escape_spaces(p, bytes, escaped));
+    if (!status) word_remember(set, &key, encoder->out->id + before, encoder->out->count - before);
+    return status;
 }
 
 /* Packed bytes of the character at p and its length; *bytes = 0 where a lead byte is not followed by its
@@ -189,28 +190,28 @@ static int spm_seams(struct encoder *encoder, const uint8_t *p, const uint8_t *e
     const struct seams *seams = &encoder->tokenizer->seams;
     const uint8_t *start = p;
     uint32_t bytes, left = 0;
-    int rc = SHU_OK;
-    for (; p < end && !rc; p += bytes) {
+    int status = SHU_OK;
+    for (; p < end && !status; p += bytes) {
         uint32_t right = character_at(p, end, &bytes);
         if (bytes == 0) break;
         bool joined = (left | right) < 128 ? seam_joined_ascii(seams, (uint8_t)left, (uint8_t)right)
                                            : seam_joined(seams, left, right);
         if (!joined && p > start) {
-            rc = spm_segment(encoder, start, (size_t)(p - start), (size_t)(end - start));
+            status = spm_segment(encoder, start, (size_t)(p - start), (size_t)(end - start));
             start = p;
         }
         left = right;
     }
-    return rc ? rc : spm_segment(encoder, start, (size_t)(end - start), (size_t)(end - start));
+    return status ? status : spm_segment(encoder, start, (size_t)(end - start), (size_t)(end - start));
 }
 
 int spm_encode(struct encoder *encoder, const char *text, size_t bytes, bool prefix) {
     if (prefix) {
         struct buf *copy = &encoder->work->text;
         buf_clear(copy);
-        int rc = buf_putc(copy, ' ');
-        if (!rc) rc = buf_append(copy, text, bytes);
-        if (rc) return rc;
+        int status = buf_putc(copy, ' ');
+        if (!status) status = buf_append(copy, text, bytes);
+        if (status) return status;
         text = copy->data;
         bytes = copy->len;
     }

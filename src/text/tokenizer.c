@@ -82,13 +82,13 @@ static int copy_texts(struct tokenizer *tokenizer, const struct vocab_spec *spec
     if (total > TEXT_BYTES_MAX)
         return SHU_FAIL(err, SHU_E_RANGE, "the tokens hold %zu bytes; the limit is %zu", total, TEXT_BYTES_MAX);
     struct text_list *stored = &tokenizer->stored;
-    int rc = text_list_new(stored, spec->count, total, err);
-    for (int32_t id = 0; !rc && id < spec->count; id++) {
+    int status = text_list_new(stored, spec->count, total, err);
+    for (int32_t id = 0; !status && id < spec->count; id++) {
         struct span text = spec->tokens[id];
         if (text.bytes) memcpy(stored->bytes + stored->at[id], text.text, text.bytes);
         stored->at[id + 1] = stored->at[id] + text.bytes;
     }
-    return rc;
+    return status;
 }
 
 #define INDEX_AHEAD 12 /* slots are fetched this many tokens early: a large index misses the cache at each one */
@@ -96,16 +96,16 @@ static int copy_texts(struct tokenizer *tokenizer, const struct vocab_spec *spec
 /* Two tokens of one text could not both be found again. Empty tokens (padding in some files) are let be: nothing
  * encodes to them. */
 static int index_texts(struct tokenizer *tokenizer, struct shu_error *err) {
-    int rc = text_map_new(&tokenizer->by_text, &tokenizer->stored, err);
-    for (int32_t id = 0; !rc && id < tokenizer->count; id++) {
+    int status = text_map_new(&tokenizer->by_text, &tokenizer->stored, err);
+    for (int32_t id = 0; !status && id < tokenizer->count; id++) {
         if (id + INDEX_AHEAD < tokenizer->count) text_map_prefetch(&tokenizer->by_text, id + INDEX_AHEAD);
         if (text_at(&tokenizer->stored, id).bytes == 0) continue;
         int32_t there = text_map_add(&tokenizer->by_text, id);
         if (there != id)
-            rc = SHU_FAIL(err, SHU_E_FORMAT, "tokens %d and %d of the vocabulary have the same text", (int)there,
-                          (int)id);
+            status = SHU_FAIL(err, SHU_E_FORMAT, "tokens %d and %d of the vocabulary have the same text", (int)there,
+                              (int)id);
     }
-    return rc;
+    return status;
 }
 
 /* --------------------------------------------------- types and turn ends */
@@ -229,10 +229,10 @@ static uint32_t write_piece(const struct tokenizer *tokenizer, int32_t id, char 
 
 static int build_pieces(struct tokenizer *tokenizer, struct shu_error *err) {
     struct text_list *pieces = &tokenizer->pieces;
-    int rc = text_list_new(pieces, tokenizer->count, tokenizer->stored.at[tokenizer->count], err);
-    for (int32_t id = 0; !rc && id < tokenizer->count; id++)
+    int status = text_list_new(pieces, tokenizer->count, tokenizer->stored.at[tokenizer->count], err);
+    for (int32_t id = 0; !status && id < tokenizer->count; id++)
         pieces->at[id + 1] = pieces->at[id] + write_piece(tokenizer, id, pieces->bytes + pieces->at[id]);
-    return rc;
+    return status;
 }
 
 /* ------------------------------------------------------------------- public */
@@ -250,8 +250,8 @@ static int build_model(struct tokenizer *tokenizer, const struct vocab_spec *spe
 }
 
 int tokenizer_new(const struct vocab_spec *spec, struct tokenizer **out, struct shu_error *err) {
-    int rc = check_spec(spec, err);
-    if (rc) return rc;
+    int status = check_spec(spec, err);
+    if (status) return status;
     struct tokenizer *tokenizer = mem_calloc(1, sizeof *tokenizer);
     if (!tokenizer) return SHU_FAIL(err, SHU_E_NOMEM, "out of memory for a tokenizer");
     tokenizer->model = spec->model;
@@ -265,15 +265,15 @@ int tokenizer_new(const struct vocab_spec *spec, struct tokenizer **out, struct 
     tokenizer->add_eos = spec->add_eos;
     tokenizer->add_space_prefix = spec->add_space_prefix && spec->model != VOCAB_BPE;
     tokenizer->ignore_merges = spec->ignore_merges;
-    if (!rc) rc = copy_texts(tokenizer, spec, err);
-    if (!rc) rc = index_texts(tokenizer, err);
-    if (!rc) rc = assign_types(tokenizer, spec, err);
-    if (!rc) rc = build_pieces(tokenizer, err);
-    if (!rc) rc = specials_new(tokenizer, err);
-    if (!rc) rc = build_model(tokenizer, spec, err);
-    if (rc) {
+    if (!status) status = copy_texts(tokenizer, spec, err);
+    if (!status) status = index_texts(tokenizer, err);
+    if (!status) status = assign_types(tokenizer, spec, err);
+    if (!status) status = build_pieces(tokenizer, err);
+    if (!status) status = specials_new(tokenizer, err);
+    if (!status) status = build_model(tokenizer, spec, err);
+    if (status) {
         tokenizer_free(tokenizer);
-        return rc;
+        return status;
     }
     *out = tokenizer;
     return SHU_OK;
@@ -319,8 +319,8 @@ int tokenizer_decode(const struct tokenizer *tokenizer, const int32_t *ids, size
             piece.bytes--;
         }
         if (text) strip = false;
-        int rc = piece.bytes ? buf_append(out, piece.text, piece.bytes) : SHU_OK;
-        if (rc) return rc;
+        int status = piece.bytes ? buf_append(out, piece.text, piece.bytes) : SHU_OK;
+        if (status) return status;
     }
     return SHU_OK;
 }

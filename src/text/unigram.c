@@ -19,9 +19,9 @@ static int unigram_words_new(struct tokenizer *tokenizer, struct shu_error *err)
     if (!ids) return SHU_FAIL(err, SHU_E_NOMEM, "out of memory for %d tokens", (int)tokenizer->count);
     for (int32_t id = 0; id < tokenizer->count; id++)
         if (is_word(tokenizer->type[id]) && text_at(&tokenizer->stored, id).bytes > 0) ids[count++] = id;
-    int rc = matcher_new(&tokenizer->words, &tokenizer->stored, ids, count, err);
+    int status = matcher_new(&tokenizer->words, &tokenizer->stored, ids, count, err);
     mem_free(ids);
-    return rc;
+    return status;
 }
 
 int unigram_new(struct tokenizer *tokenizer, const struct vocab_spec *spec, struct shu_error *err) {
@@ -49,21 +49,22 @@ int unigram_new(struct tokenizer *tokenizer, const struct vocab_spec *spec, stru
 static int normalise(const struct tokenizer *tokenizer, const char *text, size_t bytes, struct buf *out) {
     static const char mark[] = "\xe2\x96\x81";
     bool prefix = tokenizer->add_space_prefix;
-    int rc = SHU_OK;
+    int status = SHU_OK;
     buf_clear(out);
-    for (size_t at = 0; at < bytes && !rc;) {
+    for (size_t at = 0; at < bytes && !status;) {
         uint32_t scalar;
         int length = utf8_decode(text + at, bytes - at, &scalar);
         if (text[at] == ' ') {
-            rc = buf_append(out, mark, 3);
+            status = buf_append(out, mark, 3);
         } else {
-            if (prefix) rc = buf_append(out, mark, 3);
+            if (prefix) status = buf_append(out, mark, 3);
             prefix = false;
-            if (!rc) rc = length ? buf_append(out, text + at, (size_t)length) : buf_append(out, "\xef\xbf\xbd", 3);
+            if (!status)
+                status = length ? buf_append(out, text + at, (size_t)length) : buf_append(out, "\xef\xbf\xbd", 3);
         }
         at += length ? (size_t)length : 1;
     }
-    return rc;
+    return status;
 }
 
 static void improve(struct lattice_node *node, double score, size_t from, int32_t id) {
@@ -97,8 +98,8 @@ static int push_path(struct encoder *encoder, size_t end) {
     for (size_t at = end; at > 0; at = encoder->work->lattice[at].from) {
         int32_t id = encoder->work->lattice[at].id;
         if (!(unknown && id == encoder->tokenizer->unk)) {
-            int rc = tokens_push(out, id);
-            if (rc) return rc;
+            int status = tokens_push(out, id);
+            if (status) return status;
         }
         unknown = id == encoder->tokenizer->unk;
     }
@@ -112,13 +113,13 @@ static int push_path(struct encoder *encoder, size_t end) {
 
 int unigram_encode(struct encoder *encoder, const char *text, size_t bytes) {
     struct tokenizer_work *work = encoder->work;
-    int rc = normalise(encoder->tokenizer, text, bytes, &work->text);
-    if (rc || work->text.len == 0) return rc;
+    int status = normalise(encoder->tokenizer, text, bytes, &work->text);
+    if (status || work->text.len == 0) return status;
     size_t count = work->text.len;
     void *lattice = work->lattice;
-    rc = scratch_reserve(&lattice, &work->lattice_cap, count + 1, sizeof *work->lattice);
+    status = scratch_reserve(&lattice, &work->lattice_cap, count + 1, sizeof *work->lattice);
     work->lattice = lattice;
-    if (rc) return rc;
+    if (status) return status;
     for (size_t i = 0; i <= count; i++) work->lattice[i] = (struct lattice_node){i ? -DBL_MAX : 0.0, 0, -1};
     for (size_t at = 0; at < count;) {
         size_t character = lead_bytes((uint8_t)work->text.data[at]);

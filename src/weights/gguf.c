@@ -120,11 +120,11 @@ static int parse_value(struct reader *reader, struct arena *arena, struct meta_p
     name_show(pair->key, strlen(pair->key), shown, sizeof shown);
     if (!read_bytes(reader, &type, sizeof type)) return fail_short(reader, err, shown);
     pair->type = (enum gguf_type)type;
-    int rc = SHU_OK;
+    int status = SHU_OK;
     if (type == GGUF_STRING) {
-        rc = parse_string(reader, arena, pair, shown, err);
+        status = parse_string(reader, arena, pair, shown, err);
     } else if (type == GGUF_ARRAY) {
-        rc = parse_array(reader, pair, shown, err);
+        status = parse_array(reader, pair, shown, err);
     } else {
         size_t bytes = gguf_scalar_bytes(pair->type);
         if (!bytes)
@@ -136,8 +136,8 @@ static int parse_value(struct reader *reader, struct arena *arena, struct meta_p
             return SHU_FAIL(err, SHU_E_FORMAT, "key \"%s\" holds a bool that is neither 0 nor 1; the file is damaged",
                             shown);
     }
-    if (!rc) pair->value_bytes = (size_t)(reader->at - pair->value);
-    return rc;
+    if (!status) pair->value_bytes = (size_t)(reader->at - pair->value);
+    return status;
 }
 
 static int parse_pair(struct model *model, struct reader *reader, struct shu_error *err) {
@@ -155,8 +155,8 @@ static int parse_pair(struct model *model, struct reader *reader, struct shu_err
     if (model_pair(model, pair->key))
         return SHU_FAIL(err, SHU_E_FORMAT, "key \"%s\" occurs twice; expected unique keys",
                         name_show(key, bytes, shown, sizeof shown));
-    int rc = parse_value(reader, &model->arena, pair, err);
-    if (rc) return rc;
+    int status = parse_value(reader, &model->arena, pair, err);
+    if (status) return status;
     name_index_add(&model->pair_index, pair->key, model->pair_count++);
     return SHU_OK;
 }
@@ -170,8 +170,8 @@ static int parse_pairs(struct model *model, struct reader *reader, uint64_t coun
     if (!model->pairs || name_index_init(&model->pair_index, &model->arena, count))
         return SHU_FAIL(err, SHU_E_NOMEM, "out of memory for metadata");
     for (uint64_t i = 0; i < count; i++) {
-        int rc = parse_pair(model, reader, err);
-        if (rc) return rc;
+        int status = parse_pair(model, reader, err);
+        if (status) return status;
     }
     return SHU_OK;
 }
@@ -179,9 +179,9 @@ static int parse_pairs(struct model *model, struct reader *reader, uint64_t coun
 int gguf_parse_pairs(struct model *model, const uint8_t *data, size_t bytes, uint64_t count, size_t *used,
                      struct shu_error *err) {
     struct reader reader = {data, data, data + bytes};
-    int rc = parse_pairs(model, &reader, count, err);
+    int status = parse_pairs(model, &reader, count, err);
     *used = (size_t)(reader.at - data);
-    return rc;
+    return status;
 }
 
 /* ---------------------------------------------------------------- tensors */
@@ -245,9 +245,9 @@ static int parse_tensor(struct model *model, struct reader *reader, uint64_t *of
     name_show(name, bytes, shown, sizeof shown);
     tensor->name = arena_strndup(&model->arena, name, bytes);
     if (!tensor->name) return SHU_FAIL(err, SHU_E_NOMEM, "out of memory for the tensor table");
-    int rc = parse_shape(reader, &tensor->view, shown, err);
-    if (!rc) rc = parse_tensor_type(reader, &tensor->view, shown, err);
-    if (rc) return rc;
+    int status = parse_shape(reader, &tensor->view, shown, err);
+    if (!status) status = parse_tensor_type(reader, &tensor->view, shown, err);
+    if (status) return status;
     if (!read_bytes(reader, offset, sizeof *offset)) return fail_short(reader, err, "the tensor table");
     model->tensor_count++;
     return SHU_OK;
@@ -258,8 +258,8 @@ static int place_tensor(struct model_tensor *tensor, uint64_t offset, size_t ali
     char shown[80];
     size_t bytes = 0, room = (size_t)(data->end - data->at);
     name_show(tensor->name, strlen(tensor->name), shown, sizeof shown);
-    int rc = tensor_size(&tensor->view, shown, &bytes, err);
-    if (rc) return rc;
+    int status = tensor_size(&tensor->view, shown, &bytes, err);
+    if (status) return status;
     if (offset % alignment)
         return SHU_FAIL(err, SHU_E_FORMAT, "tensor \"%s\" starts at offset %llu; expected a multiple of %zu", shown,
                         (unsigned long long)offset, alignment);
@@ -288,21 +288,21 @@ static int parse_tensors(struct model *model, struct reader *reader, uint64_t co
         return SHU_FAIL(err, SHU_E_FORMAT, "%llu tensors do not fit a file of %zu bytes (limit %d); it is damaged",
                         (unsigned long long)count, (size_t)(reader->end - reader->start), GGUF_TENSORS_MAX);
     size_t alignment = GGUF_ALIGNMENT_DEFAULT;
-    int rc = read_alignment(model, &alignment, err);
-    if (rc) return rc;
+    int status = read_alignment(model, &alignment, err);
+    if (status) return status;
     uint64_t *offsets = mem_alloc((count + 1) * sizeof *offsets);
     model->tensors = arena_alloc(&model->arena, (count + 1) * sizeof *model->tensors);
-    if (!offsets || !model->tensors) rc = SHU_FAIL(err, SHU_E_NOMEM, "out of memory for the tensor table");
-    for (uint64_t i = 0; !rc && i < count; i++) rc = parse_tensor(model, reader, &offsets[i], err);
-    if (!rc && count) {
+    if (!offsets || !model->tensors) status = SHU_FAIL(err, SHU_E_NOMEM, "out of memory for the tensor table");
+    for (uint64_t i = 0; !status && i < count; i++) status = parse_tensor(model, reader, &offsets[i], err);
+    if (!status && count) {
         size_t head = (size_t)(reader->at - reader->start), pad = (alignment - head % alignment) % alignment;
         size_t left = (size_t)(reader->end - reader->at);
         struct reader data = {reader->start, reader->at + (pad < left ? pad : left), reader->end};
-        for (uint64_t i = 0; !rc && i < count; i++)
-            rc = place_tensor(&model->tensors[i], offsets[i], alignment, &data, err);
+        for (uint64_t i = 0; !status && i < count; i++)
+            status = place_tensor(&model->tensors[i], offsets[i], alignment, &data, err);
     }
     mem_free(offsets);
-    return rc;
+    return status;
 }
 
 /* A model cut into several files names its parts in the metadata. */
@@ -328,9 +328,9 @@ int gguf_parse(struct model *model, const uint8_t *data, size_t bytes, struct sh
                         "GGUF version is %u; expected 2 or 3, little-endian (convert the model again)", version);
     if (!read_bytes(&reader, &tensors, sizeof tensors) || !read_bytes(&reader, &pairs, sizeof pairs))
         return fail_short(&reader, err, "the header");
-    int rc = parse_pairs(model, &reader, pairs, err);
-    if (!rc) rc = check_split(model, err);
-    if (!rc) rc = parse_tensors(model, &reader, tensors, err);
-    if (!rc) rc = model_index_tensors(model, err);
-    return rc;
+    int status = parse_pairs(model, &reader, pairs, err);
+    if (!status) status = check_split(model, err);
+    if (!status) status = parse_tensors(model, &reader, tensors, err);
+    if (!status) status = model_index_tensors(model, err);
+    return status;
 }

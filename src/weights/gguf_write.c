@@ -36,10 +36,10 @@ struct gguf_writer {
 int gguf_writer_open(const char *path, struct gguf_writer **out, struct shu_error *err) {
     struct gguf_writer *writer = mem_calloc(1, sizeof *writer);
     if (!writer) return SHU_FAIL(err, SHU_E_NOMEM, "out of memory");
-    int rc = atomic_open(path, &writer->file, err);
-    if (rc) {
+    int status = atomic_open(path, &writer->file, err);
+    if (status) {
         mem_free(writer);
-        return rc;
+        return status;
     }
     *out = writer;
     return SHU_OK;
@@ -75,9 +75,9 @@ static int grow(void **array, size_t *cap, size_t count, size_t each) {
     return SHU_OK;
 }
 
-/* The pair of a key, emptied, or a new one. NULL with *rc set on failure. */
-static struct writer_pair *pair_slot(struct gguf_writer *writer, const char *key, int *rc) {
-    *rc = SHU_E_USAGE;
+/* The pair of a key, emptied, or a new one. NULL with *status set on failure. */
+static struct writer_pair *pair_slot(struct gguf_writer *writer, const char *key, int *status) {
+    *status = SHU_E_USAGE;
     if (writer->streaming || !*key || strlen(key) > GGUF_KEY_BYTES_MAX) return NULL;
     for (size_t i = 0; i < writer->pair_count; i++) {
         struct writer_pair *pair = &writer->pairs[i];
@@ -85,16 +85,16 @@ static struct writer_pair *pair_slot(struct gguf_writer *writer, const char *key
         mem_free(pair->own);
         pair->own = NULL;
         pair->value_bytes = pair->head_bytes = 0;
-        *rc = SHU_OK;
+        *status = SHU_OK;
         return pair;
     }
-    *rc = SHU_E_NOMEM;
+    *status = SHU_E_NOMEM;
     if (grow((void **)&writer->pairs, &writer->pair_cap, writer->pair_count, sizeof *writer->pairs)) return NULL;
     struct writer_pair *pair = &writer->pairs[writer->pair_count];
     *pair = (struct writer_pair){.key = mem_strdup(key)};
     if (!pair->key) return NULL;
     writer->pair_count++;
-    *rc = SHU_OK;
+    *status = SHU_OK;
     return pair;
 }
 
@@ -113,13 +113,13 @@ static void head_set(struct writer_pair *pair, enum gguf_type type, enum gguf_ty
 
 static int set_value(struct gguf_writer *writer, const char *key, enum gguf_type type, enum gguf_type element,
                      uint64_t count, const void *value, size_t bytes) {
-    int rc;
+    int status;
     void *own = mem_alloc(bytes + 1);
     if (!own) return SHU_E_NOMEM;
-    struct writer_pair *pair = pair_slot(writer, key, &rc);
+    struct writer_pair *pair = pair_slot(writer, key, &status);
     if (!pair) {
         mem_free(own);
-        return rc;
+        return status;
     }
     head_set(pair, type, element, count);
     if (bytes) memcpy(own, value, bytes);
@@ -156,24 +156,24 @@ int gguf_writer_set_floats(struct gguf_writer *writer, const char *key, const fl
 
 int gguf_writer_set_strings(struct gguf_writer *writer, const char *key, const struct span *values, int64_t count) {
     struct buf encoded = {0};
-    int rc = SHU_OK;
-    for (int64_t i = 0; !rc && i < count; i++) {
+    int status = SHU_OK;
+    for (int64_t i = 0; !status && i < count; i++) {
         uint64_t bytes = values[i].bytes;
-        rc = buf_append(&encoded, &bytes, sizeof bytes);
-        if (!rc) rc = buf_append(&encoded, values[i].text, bytes);
+        status = buf_append(&encoded, &bytes, sizeof bytes);
+        if (!status) status = buf_append(&encoded, values[i].text, bytes);
     }
-    if (!rc) rc = set_value(writer, key, GGUF_ARRAY, GGUF_STRING, (uint64_t)count, encoded.data, encoded.len);
+    if (!status) status = set_value(writer, key, GGUF_ARRAY, GGUF_STRING, (uint64_t)count, encoded.data, encoded.len);
     buf_free(&encoded);
-    return rc;
+    return status;
 }
 
 int gguf_writer_copy_meta(struct gguf_writer *writer, const struct model *model) {
     for (uint32_t i = 0; i < model->pair_count; i++) {
         const struct meta_pair *from = &model->pairs[i];
-        int rc;
+        int status;
         if (strncmp(from->key, "shu.", 4) == 0 || strncmp(from->key, "split.", 6) == 0) continue;
-        struct writer_pair *pair = pair_slot(writer, from->key, &rc);
-        if (!pair) return rc;
+        struct writer_pair *pair = pair_slot(writer, from->key, &status);
+        if (!pair) return status;
         head_set(pair, from->type, from->element, from->type == GGUF_STRING ? from->value_bytes : from->count);
         pair->value = from->value;
         pair->value_bytes = from->value_bytes;
@@ -205,47 +205,47 @@ int gguf_writer_declare(struct gguf_writer *writer, const char *name, enum dtype
 
 static int write_string(struct gguf_writer *writer, const char *text, struct shu_error *err) {
     uint64_t bytes = strlen(text);
-    int rc = atomic_write(&writer->file, &bytes, sizeof bytes, err);
-    return rc ? rc : atomic_write(&writer->file, text, bytes, err);
+    int status = atomic_write(&writer->file, &bytes, sizeof bytes, err);
+    return status ? status : atomic_write(&writer->file, text, bytes, err);
 }
 
 static int write_pad(struct gguf_writer *writer, struct shu_error *err) {
     static const uint8_t zeros[512] = {0};
     size_t over = writer->file.written_bytes % writer->alignment, left = over ? writer->alignment - over : 0;
-    int rc = SHU_OK;
-    while (!rc && left) {
+    int status = SHU_OK;
+    while (!status && left) {
         size_t count = left < sizeof zeros ? left : sizeof zeros;
-        rc = atomic_write(&writer->file, zeros, count, err);
+        status = atomic_write(&writer->file, zeros, count, err);
         left -= count;
     }
-    return rc;
+    return status;
 }
 
 static int write_pairs(struct gguf_writer *writer, struct shu_error *err) {
-    int rc = SHU_OK;
-    for (size_t i = 0; !rc && i < writer->pair_count; i++) {
+    int status = SHU_OK;
+    for (size_t i = 0; !status && i < writer->pair_count; i++) {
         const struct writer_pair *pair = &writer->pairs[i];
-        rc = write_string(writer, pair->key, err);
-        if (!rc) rc = atomic_write(&writer->file, pair->head, pair->head_bytes, err);
-        if (!rc) rc = atomic_write(&writer->file, pair->value, pair->value_bytes, err);
+        status = write_string(writer, pair->key, err);
+        if (!status) status = atomic_write(&writer->file, pair->head, pair->head_bytes, err);
+        if (!status) status = atomic_write(&writer->file, pair->value, pair->value_bytes, err);
     }
-    return rc;
+    return status;
 }
 
 static int write_table(struct gguf_writer *writer, struct shu_error *err) {
     uint64_t offset = 0;
-    int rc = SHU_OK;
-    for (size_t i = 0; !rc && i < writer->tensor_count; i++) {
+    int status = SHU_OK;
+    for (size_t i = 0; !status && i < writer->tensor_count; i++) {
         const struct writer_tensor *tensor = &writer->tensors[i];
         uint32_t ndim = (uint32_t)tensor->ndim, type = (uint32_t)dtype_table[tensor->dtype].ggml_type;
-        rc = write_string(writer, tensor->name, err);
-        if (!rc) rc = atomic_write(&writer->file, &ndim, sizeof ndim, err);
-        if (!rc) rc = atomic_write(&writer->file, tensor->shape, ndim * sizeof *tensor->shape, err);
-        if (!rc) rc = atomic_write(&writer->file, &type, sizeof type, err);
-        if (!rc) rc = atomic_write(&writer->file, &offset, sizeof offset, err);
+        status = write_string(writer, tensor->name, err);
+        if (!status) status = atomic_write(&writer->file, &ndim, sizeof ndim, err);
+        if (!status) status = atomic_write(&writer->file, tensor->shape, ndim * sizeof *tensor->shape, err);
+        if (!status) status = atomic_write(&writer->file, &type, sizeof type, err);
+        if (!status) status = atomic_write(&writer->file, &offset, sizeof offset, err);
         offset += (tensor->bytes + writer->alignment - 1) / writer->alignment * writer->alignment;
     }
-    return rc;
+    return status;
 }
 
 /* The file's alignment: what a copied model asked for, else the default. */
@@ -265,23 +265,23 @@ static int write_header(struct gguf_writer *writer, struct shu_error *err) {
     const uint64_t counts[2] = {writer->tensor_count, writer->pair_count};
     writer->streaming = true;
     writer->alignment = writer_alignment(writer);
-    int rc = atomic_write(&writer->file, GGUF_MAGIC, 4, err);
-    if (!rc) rc = atomic_write(&writer->file, &version, sizeof version, err);
-    if (!rc) rc = atomic_write(&writer->file, counts, sizeof counts, err);
-    if (!rc) rc = write_pairs(writer, err);
-    if (!rc) rc = write_table(writer, err);
-    if (!rc) rc = write_pad(writer, err);
-    return rc;
+    int status = atomic_write(&writer->file, GGUF_MAGIC, 4, err);
+    if (!status) status = atomic_write(&writer->file, &version, sizeof version, err);
+    if (!status) status = atomic_write(&writer->file, counts, sizeof counts, err);
+    if (!status) status = write_pairs(writer, err);
+    if (!status) status = write_table(writer, err);
+    if (!status) status = write_pad(writer, err);
+    return status;
 }
 
 int gguf_writer_data(struct gguf_writer *writer, const void *bytes, size_t count, struct shu_error *err) {
-    int rc = writer->streaming ? SHU_OK : write_header(writer, err);
-    if (rc) return rc;
+    int status = writer->streaming ? SHU_OK : write_header(writer, err);
+    if (status) return status;
     if (writer->current >= writer->tensor_count || count > writer->tensors[writer->current].bytes - writer->given)
         return SHU_FAIL(err, SHU_E_USAGE, "%zu bytes run past the end of the declared tensors or of tensor %zu", count,
                         writer->current);
-    rc = atomic_write(&writer->file, bytes, count, err);
-    if (rc) return rc;
+    status = atomic_write(&writer->file, bytes, count, err);
+    if (status) return status;
     writer->given += count;
     if (writer->given < writer->tensors[writer->current].bytes) return SHU_OK;
     writer->current++;
@@ -290,15 +290,16 @@ int gguf_writer_data(struct gguf_writer *writer, const void *bytes, size_t count
 }
 
 int gguf_writer_commit(struct gguf_writer *writer, struct shu_error *err) {
-    int rc = writer->streaming ? SHU_OK : write_header(writer, err);
-    if (!rc && writer->current < writer->tensor_count)
-        rc = SHU_FAIL(err, SHU_E_USAGE, "tensor \"%s\" lacks %zu of its bytes", writer->tensors[writer->current].name,
-                      writer->tensors[writer->current].bytes - writer->given);
-    if (rc) {
+    int status = writer->streaming ? SHU_OK : write_header(writer, err);
+    if (!status && writer->current < writer->tensor_count)
+        status =
+            SHU_FAIL(err, SHU_E_USAGE, "tensor \"%s\" lacks %zu of its bytes", writer->tensors[writer->current].name,
+                     writer->tensors[writer->current].bytes - writer->given);
+    if (status) {
         gguf_writer_abort(writer);
-        return rc;
+        return status;
     }
-    rc = atomic_commit(&writer->file, err);
+    status = atomic_commit(&writer->file, err);
     writer_free(writer);
-    return rc;
+    return status;
 }

@@ -41,27 +41,28 @@ static int folder_file(const char *folder, const char *name, struct buf *out, st
 static int read_text(const char *folder, const char *name, size_t max_bytes, bool required, struct buf *out,
                      struct shu_error *err) {
     struct buf path = {0};
-    int rc = folder_file(folder, name, &path, err);
-    if (!rc && (required || file_exists(path.data))) rc = file_read(path.data, max_bytes, out, err);
+    int status = folder_file(folder, name, &path, err);
+    if (!status && (required || file_exists(path.data))) status = file_read(path.data, max_bytes, out, err);
     buf_free(&path);
-    return rc;
+    return status;
 }
 
 static int read_texts(const char *folder, struct hf_files *files, struct shu_error *err) {
-    int rc = read_text(folder, "config.json", CONFIG_BYTES_MAX, true, &files->config, err);
-    if (!rc) rc = read_text(folder, "tokenizer.json", TOKENIZER_BYTES_MAX, false, &files->tokenizer, err);
-    if (!rc) rc = read_text(folder, "tokenizer_config.json", CONFIG_BYTES_MAX, false, &files->tokenizer_config, err);
-    if (!rc) rc = read_text(folder, "chat_template.jinja", CONFIG_BYTES_MAX, false, &files->chat_template, err);
-    return rc;
+    int status = read_text(folder, "config.json", CONFIG_BYTES_MAX, true, &files->config, err);
+    if (!status) status = read_text(folder, "tokenizer.json", TOKENIZER_BYTES_MAX, false, &files->tokenizer, err);
+    if (!status)
+        status = read_text(folder, "tokenizer_config.json", CONFIG_BYTES_MAX, false, &files->tokenizer_config, err);
+    if (!status) status = read_text(folder, "chat_template.jinja", CONFIG_BYTES_MAX, false, &files->chat_template, err);
+    return status;
 }
 
 /* --------------------------------------------------------------- translate */
 
 static int parse_text(struct span text, const char *name, json_t **out, struct shu_error *err) {
     if (!text.bytes) return SHU_OK;
-    int rc = json_parse(text.text, text.bytes, name, out, err);
-    if (!rc && !json_is_object(*out)) rc = SHU_FAIL(err, SHU_E_FORMAT, "%s: expected a JSON object", name);
-    return rc;
+    int status = json_parse(text.text, text.bytes, name, out, err);
+    if (!status && !json_is_object(*out)) status = SHU_FAIL(err, SHU_E_FORMAT, "%s: expected a JSON object", name);
+    return status;
 }
 
 /* The template of a conversation: a file of its own, a string, or a list of named ones. */
@@ -86,8 +87,8 @@ static void put_template(const json_t *settings, struct span file, struct meta_b
 static int add_rope_factors(struct model *model, const json_t *config, struct shu_error *err) {
     const float *factors = NULL;
     int64_t count;
-    int rc = hf_rope_factors(config, &model->arena, &factors, &count, err);
-    if (rc || !count) return rc;
+    int status = hf_rope_factors(config, &model->arena, &factors, &count, err);
+    if (status || !count) return status;
     model->tensors = arena_alloc(&model->arena, sizeof *model->tensors);
     if (!model->tensors) return SHU_FAIL(err, SHU_E_NOMEM, "out of memory");
     model->tensors[model->tensor_count++] = (struct model_tensor){
@@ -99,14 +100,14 @@ static int translate(struct model *model, const json_t *config, const json_t *to
                      struct span chat_template, const struct hf_arch *arch, struct shu_error *err) {
     struct meta_builder meta = {.out = &model->translated};
     size_t used;
-    int rc = hf_config(model, config, arch, &meta, err);
-    if (!rc && tokenizer) rc = hf_tokenizer(tokenizer, settings, config, &meta, err);
-    if (rc) return rc;
+    int status = hf_config(model, config, arch, &meta, err);
+    if (!status && tokenizer) status = hf_tokenizer(tokenizer, settings, config, &meta, err);
+    if (status) return status;
     put_template(settings, chat_template, &meta);
-    if (meta.rc) return SHU_FAIL(err, meta.rc, "out of memory for metadata");
-    rc =
+    if (meta.status) return SHU_FAIL(err, meta.status, "out of memory for metadata");
+    status =
         gguf_parse_pairs(model, (const uint8_t *)model->translated.data, model->translated.len, meta.count, &used, err);
-    return rc ? rc : add_rope_factors(model, config, err);
+    return status ? status : add_rope_factors(model, config, err);
 }
 
 static int find_facts(const json_t *config, struct hf_facts *out, struct shu_error *err) {
@@ -125,16 +126,16 @@ static int find_facts(const json_t *config, struct hf_facts *out, struct shu_err
 
 int hf_translate(struct model *model, const struct hf_texts *texts, struct hf_facts *out, struct shu_error *err) {
     json_t *config = NULL, *tokenizer = NULL, *settings = NULL;
-    int rc = texts->config.bytes ? SHU_OK : SHU_FAIL(err, SHU_E_FORMAT, "config.json is empty");
-    if (!rc) rc = parse_text(texts->config, "config.json", &config, err);
-    if (!rc) rc = parse_text(texts->tokenizer, "tokenizer.json", &tokenizer, err);
-    if (!rc) rc = parse_text(texts->tokenizer_config, "tokenizer_config.json", &settings, err);
-    if (!rc) rc = find_facts(config, out, err);
-    if (!rc) rc = translate(model, config, tokenizer, settings, texts->chat_template, out->arch, err);
+    int status = texts->config.bytes ? SHU_OK : SHU_FAIL(err, SHU_E_FORMAT, "config.json is empty");
+    if (!status) status = parse_text(texts->config, "config.json", &config, err);
+    if (!status) status = parse_text(texts->tokenizer, "tokenizer.json", &tokenizer, err);
+    if (!status) status = parse_text(texts->tokenizer_config, "tokenizer_config.json", &settings, err);
+    if (!status) status = find_facts(config, out, err);
+    if (!status) status = translate(model, config, tokenizer, settings, texts->chat_template, out->arch, err);
     json_decref(config);
     json_decref(tokenizer);
     json_decref(settings);
-    return rc;
+    return status;
 }
 
 /* ------------------------------------------------------------------ tensors */
@@ -182,8 +183,8 @@ static int collect(void *context, const struct safetensor *from, struct shu_erro
         collector->cap = cap;
     }
     struct model_tensor *tensor = &collector->tensors[collector->count];
-    int rc = view_of(from, &tensor->view, err);
-    if (rc) return rc;
+    int status = view_of(from, &tensor->view, err);
+    if (status) return status;
     tensor->name = arena_strndup(arena, name, strlen(name));
     if (!tensor->name) return SHU_FAIL(err, SHU_E_NOMEM, "out of memory for the tensor table");
     tensor->norm_plus_one = collector->facts.arch->gemma && strstr(name, "norm.weight");
@@ -195,16 +196,16 @@ static int open_shard(struct collector *collector, const char *name, struct shu_
     struct model *model = collector->model;
     struct buf path = {0};
     struct map *map = &model->maps[model->map_count];
-    int rc = folder_file(model->path, name, &path, err);
-    if (!rc) rc = map_open(path.data, map, err);
-    if (!rc) {
+    int status = folder_file(model->path, name, &path, err);
+    if (!status) status = map_open(path.data, map, err);
+    if (!status) {
         model->map_count++;
         model->file_bytes += map->bytes;
-        rc = safetensors_parse(map->data, map->bytes, collect, collector, err);
-        if (rc) error_context(err, rc, "%s: ", name);
+        status = safetensors_parse(map->data, map->bytes, collect, collector, err);
+        if (status) error_context(err, status, "%s: ", name);
     }
     buf_free(&path);
-    return rc;
+    return status;
 }
 
 /* A shard must be a plain file of the folder itself. */
@@ -218,23 +219,23 @@ static bool shard_name_sound(const char *name) {
 static int shard_names(const char *path, json_t *names, struct shu_error *err) {
     json_t *index = NULL, *file;
     const char *tensor;
-    int rc = json_read_file(path, INDEX_BYTES_MAX, &index, err);
-    if (rc) return rc;
+    int status = json_read_file(path, INDEX_BYTES_MAX, &index, err);
+    if (status) return status;
     const json_t *map = json_object_get(index, "weight_map");
-    if (!json_is_object(map)) rc = SHU_FAIL(err, SHU_E_FORMAT, "%s: expected an object \"weight_map\"", path);
-    if (!rc)
+    if (!json_is_object(map)) status = SHU_FAIL(err, SHU_E_FORMAT, "%s: expected an object \"weight_map\"", path);
+    if (!status)
         json_object_foreach((json_t *)(uintptr_t)map, tensor, file) {
             const char *name = json_is_string(file) ? json_string_value(file) : "";
             if (!shard_name_sound(name))
-                rc = SHU_FAIL(err, SHU_E_FORMAT, "%s: a shard has no plain name ending in .safetensors", path);
+                status = SHU_FAIL(err, SHU_E_FORMAT, "%s: a shard has no plain name ending in .safetensors", path);
             else if (!json_object_get(names, name) && json_object_set_new(names, name, json_true()))
-                rc = SHU_FAIL(err, SHU_E_NOMEM, "out of memory");
-            if (rc) break;
+                status = SHU_FAIL(err, SHU_E_NOMEM, "out of memory");
+            if (status) break;
         }
-    if (!rc && json_object_size(names) > SHARDS_MAX)
-        rc = SHU_FAIL(err, SHU_E_RANGE, "%s: more than %d shards", path, SHARDS_MAX);
+    if (!status && json_object_size(names) > SHARDS_MAX)
+        status = SHU_FAIL(err, SHU_E_RANGE, "%s: more than %d shards", path, SHARDS_MAX);
     json_decref(index);
-    return rc;
+    return status;
 }
 
 static int open_shards(struct collector *collector, struct shu_error *err) {
@@ -242,24 +243,24 @@ static int open_shards(struct collector *collector, struct shu_error *err) {
     struct buf path = {0};
     const char *name;
     json_t *value, *names = json_object();
-    int rc = names ? folder_file(model->path, "model.safetensors.index.json", &path, err)
-                   : SHU_FAIL(err, SHU_E_NOMEM, "out of memory");
-    if (!rc && file_exists(path.data))
-        rc = shard_names(path.data, names, err);
-    else if (!rc && json_object_set_new(names, "model.safetensors", json_true()))
-        rc = SHU_FAIL(err, SHU_E_NOMEM, "out of memory");
-    if (!rc) {
+    int status = names ? folder_file(model->path, "model.safetensors.index.json", &path, err)
+                       : SHU_FAIL(err, SHU_E_NOMEM, "out of memory");
+    if (!status && file_exists(path.data))
+        status = shard_names(path.data, names, err);
+    else if (!status && json_object_set_new(names, "model.safetensors", json_true()))
+        status = SHU_FAIL(err, SHU_E_NOMEM, "out of memory");
+    if (!status) {
         model->maps = mem_calloc(json_object_size(names) + 1, sizeof *model->maps);
-        if (!model->maps) rc = SHU_FAIL(err, SHU_E_NOMEM, "out of memory");
+        if (!model->maps) status = SHU_FAIL(err, SHU_E_NOMEM, "out of memory");
     }
-    if (!rc)
+    if (!status)
         json_object_foreach(names, name, value) {
-            rc = open_shard(collector, name, err);
-            if (rc) break;
+            status = open_shard(collector, name, err);
+            if (status) break;
         }
     json_decref(names);
     buf_free(&path);
-    return rc;
+    return status;
 }
 
 /* Tables of the translation come first, those of the shards after them. */
@@ -283,16 +284,16 @@ static struct span span_of(const struct buf *buf) {
 int hf_open(struct model *model, struct shu_error *err) {
     struct hf_files files = {0};
     struct collector collector = {.model = model};
-    int rc = read_texts(model->path, &files, err);
-    if (!rc) {
+    int status = read_texts(model->path, &files, err);
+    if (!status) {
         struct hf_texts texts = {span_of(&files.config), span_of(&files.tokenizer), span_of(&files.tokenizer_config),
                                  span_of(&files.chat_template)};
-        rc = hf_translate(model, &texts, &collector.facts, err);
+        status = hf_translate(model, &texts, &collector.facts, err);
     }
-    if (!rc) rc = open_shards(&collector, err);
-    if (!rc) rc = settle_tensors(&collector, err);
-    if (rc && err && !strstr(err->message, model->path)) error_context(err, rc, "%s: ", model->path);
+    if (!status) status = open_shards(&collector, err);
+    if (!status) status = settle_tensors(&collector, err);
+    if (status && err && !strstr(err->message, model->path)) error_context(err, status, "%s: ", model->path);
     mem_free(collector.tensors);
     files_free(&files);
-    return rc;
+    return status;
 }

@@ -15,11 +15,11 @@ struct hf_texts {
     struct span config, tokenizer, tokenizer_config, chat_template;
 };
 
-/* Collects metadata pairs in GGUF encoding. The first failure stays in rc. */
+/* Collects metadata pairs in GGUF encoding. The first failure stays in status. */
 struct meta_builder {
     struct buf *out;
     uint64_t count;
-    int rc;
+    int status;
 };
 void meta_put_int(struct meta_builder *meta, const char *key, int64_t value); /* u32 */
 void meta_put_bool(struct meta_builder *meta, const char *key, bool value);

@@ -7,7 +7,7 @@
 /* ------------------------------------------------------------------ builder */
 
 void meta_put_raw(struct meta_builder *meta, const void *bytes, size_t count) {
-    if (!meta->rc && count) meta->rc = buf_append(meta->out, bytes, count);
+    if (!meta->status && count) meta->status = buf_append(meta->out, bytes, count);
 }
 
 void meta_put_element(struct meta_builder *meta, const char *text, size_t bytes) {
@@ -91,7 +91,7 @@ struct config_reader {
     const struct hf_arch *arch;
     struct meta_builder *meta;
     struct shu_error *err;
-    int rc;
+    int status;
 };
 
 static const char *arch_key(const struct config_reader *reader, const char *tail, char out[96]) {
@@ -103,10 +103,10 @@ static const char *arch_key(const struct config_reader *reader, const char *tail
 static int64_t copy_int(struct config_reader *reader, const char *from, const char *to, int64_t fallback) {
     char key[96];
     int64_t value = 1;
-    if (reader->rc) return 1;
-    reader->rc = hf_int(reader->config, from, fallback, 1, INT32_MAX, &value, reader->err);
-    if (!reader->rc) meta_put_int(reader->meta, arch_key(reader, to, key), value);
-    return reader->rc ? 1 : value;
+    if (reader->status) return 1;
+    reader->status = hf_int(reader->config, from, fallback, 1, INT32_MAX, &value, reader->err);
+    if (!reader->status) meta_put_int(reader->meta, arch_key(reader, to, key), value);
+    return reader->status ? 1 : value;
 }
 
 /* Copies one number; a fallback of 0 = leave the key out. */
@@ -114,17 +114,17 @@ static void copy_float(struct config_reader *reader, const json_t *object, const
                        double fallback) {
     char key[96];
     double value = 0;
-    if (reader->rc) return;
-    reader->rc = hf_float(object, from, fallback, &value, reader->err);
-    if (!reader->rc && value > 0) meta_put_float(reader->meta, arch_key(reader, to, key), value);
+    if (reader->status) return;
+    reader->status = hf_float(object, from, fallback, &value, reader->err);
+    if (!reader->status && value > 0) meta_put_float(reader->meta, arch_key(reader, to, key), value);
 }
 
 static void refuse(struct config_reader *reader, const char *what, const char *found, const char *expected) {
     char shown[48];
-    if (!reader->rc)
-        reader->rc = SHU_FAIL(reader->err, SHU_E_UNSUPPORTED,
-                              "config.json: %s is \"%s\", which is not supported here; expected %s", what,
-                              name_show(found, strlen(found), shown, sizeof shown), expected);
+    if (!reader->status)
+        reader->status = SHU_FAIL(reader->err, SHU_E_UNSUPPORTED,
+                                  "config.json: %s is \"%s\", which is not supported here; expected %s", what,
+                                  name_show(found, strlen(found), shown, sizeof shown), expected);
 }
 
 /* The rotation settings: "rope_parameters" since transformers 5, before that "rope_scaling" and "rope_theta" beside it.
@@ -172,15 +172,15 @@ int hf_rope_factors(const json_t *config, struct arena *arena, const float **out
     *count = 0;
     if (strcmp(rope_type(config), "llama3") != 0) return SHU_OK;
     bool inside = json_object_get(settings, "rope_theta") != NULL;
-    int rc = hf_float(inside ? settings : config, "rope_theta", 10000, &theta, err);
-    if (!rc) rc = hf_float(settings, "factor", 8, &factor, err);
-    if (!rc) rc = hf_float(settings, "low_freq_factor", 1, &low, err);
-    if (!rc) rc = hf_float(settings, "high_freq_factor", 4, &high, err);
-    if (!rc) rc = hf_int(settings, "original_max_position_embeddings", 8192, 1, INT32_MAX, &context, err);
-    if (!rc) rc = hf_int(config, "num_attention_heads", -1, 1, 65536, &heads, err);
-    if (!rc) rc = hf_int(config, "hidden_size", -1, 1, 1 << 24, &width, err);
-    if (!rc) rc = hf_int(config, "head_dim", width / heads ? width / heads : 1, 1, 65536, &dim, err);
-    if (rc) return rc;
+    int status = hf_float(inside ? settings : config, "rope_theta", 10000, &theta, err);
+    if (!status) status = hf_float(settings, "factor", 8, &factor, err);
+    if (!status) status = hf_float(settings, "low_freq_factor", 1, &low, err);
+    if (!status) status = hf_float(settings, "high_freq_factor", 4, &high, err);
+    if (!status) status = hf_int(settings, "original_max_position_embeddings", 8192, 1, INT32_MAX, &context, err);
+    if (!status) status = hf_int(config, "num_attention_heads", -1, 1, 65536, &heads, err);
+    if (!status) status = hf_int(config, "hidden_size", -1, 1, 1 << 24, &width, err);
+    if (!status) status = hf_int(config, "head_dim", width / heads ? width / heads : 1, 1, 65536, &dim, err);
+    if (status) return status;
     if (high <= low || dim % 2)
         return SHU_FAIL(err, SHU_E_FORMAT,
                         "config.json: llama3 rope needs high_freq_factor above low_freq_factor and an even head_dim");
@@ -236,12 +236,12 @@ static void read_attention(struct config_reader *reader) {
     int64_t heads = copy_int(reader, "num_attention_heads", "attention.head_count", -1);
     copy_int(reader, "num_key_value_heads", "attention.head_count_kv", heads);
     int64_t dim = copy_int(reader, "head_dim", "attention.key_length", width / heads ? width / heads : 1);
-    if (reader->rc) return;
+    if (reader->status) return;
     meta_put_int(reader->meta, arch_key(reader, "attention.value_length", key), dim);
     meta_put_int(reader->meta, arch_key(reader, "rope.dimension_count", key), dim);
     if (!reader->arch->gemma) return;
     double scalar = (double)dim;
-    reader->rc = hf_float(reader->config, "query_pre_attn_scalar", (double)dim, &scalar, reader->err);
+    reader->status = hf_float(reader->config, "query_pre_attn_scalar", (double)dim, &scalar, reader->err);
     if (scalar != (double)dim) meta_put_float(reader->meta, arch_key(reader, "attention.scale", key), 1 / sqrt(scalar));
 }
 
@@ -276,7 +276,7 @@ int hf_config(struct model *model, const json_t *config, const struct hf_arch *a
         copy_float(&reader, config, "final_logit_softcapping", "final_logit_softcapping", 0);
     }
     if (arch->halved_rope) meta_put_bool(meta, "shu.rope.neox", true);
-    return reader.rc;
+    return reader.status;
 }
 
 /* ------------------------------------------------------------- tensor names */

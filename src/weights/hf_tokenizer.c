@@ -95,9 +95,9 @@ static int read_pre_tokenizer(const json_t *root, struct hf_vocab *vocab, struct
     for (size_t i = 0; i < steps_of(pre, "pretokenizers"); i++) {
         const json_t *step = step_at(pre, "pretokenizers", i);
         const char *type = hf_text(step, "type");
-        int rc = SHU_OK;
+        int status = SHU_OK;
         if (strcmp(type, "ByteLevel") == 0) {
-            rc = read_byte_level(step, vocab, err);
+            status = read_byte_level(step, vocab, err);
         } else if (strcmp(type, "Metaspace") == 0) {
             const char *scheme = hf_text(step, "prepend_scheme");
             bool old = !*scheme && !json_is_false(json_object_get(step, "add_prefix_space"));
@@ -105,11 +105,11 @@ static int read_pre_tokenizer(const json_t *root, struct hf_vocab *vocab, struct
         } else if (strcmp(type, "Split") == 0) {
             /* Gemma names a split at spaces that its normaliser has already replaced: it never cuts. */
             bool idle = strcmp(hf_text(json_object_get(step, "pattern"), "String"), " ") == 0;
-            rc = idle ? SHU_OK : read_split(step, vocab, err);
+            status = idle ? SHU_OK : read_split(step, vocab, err);
         } else {
-            rc = strange(err, "pre-tokenizer", type);
+            status = strange(err, "pre-tokenizer", type);
         }
-        if (rc) return rc;
+        if (status) return status;
     }
     if (vocab->kind == KIND_BYTE_LEVEL && !vocab->pre) return bad(err, "ByteLevel without a splitting pattern");
     if (vocab->kind != KIND_BYTE_LEVEL && vocab->pre) return bad(err, "a splitting pattern without ByteLevel");
@@ -141,9 +141,9 @@ static int read_kind(const json_t *root, const json_t *model, struct hf_vocab *v
     else
         return strange(err, "model type", type);
     bool bpe = vocab->kind == KIND_BYTE_FALLBACK;
-    int rc = read_pre_tokenizer(root, vocab, err);
-    if (!rc) rc = read_normalizer(root, vocab, err);
-    if (rc) return rc;
+    int status = read_pre_tokenizer(root, vocab, err);
+    if (!status) status = read_normalizer(root, vocab, err);
+    if (status) return status;
     if (!bpe && vocab->kind == KIND_BYTE_LEVEL) return bad(err, "Unigram over bytes is not supported here");
     if (vocab->kind == KIND_BYTE_FALLBACK && !fallback) return bad(err, "BPE without ByteLevel needs byte_fallback");
     vocab->ignore_merges = json_is_true(json_object_get(model, "ignore_merges"));
@@ -172,10 +172,10 @@ static int read_bpe_tokens(const json_t *model, struct hf_vocab *vocab, struct s
     json_t *tokens = json_object_get(model, "vocab");
     if (!json_is_object(tokens)) return bad(err, "model.vocab is no object");
     json_object_foreach(tokens, text, id) {
-        int rc = json_is_integer(id)
-                     ? set_token(vocab, json_integer_value(id), text, strlen(text), -1e9f, TOKEN_NORMAL, err)
-                     : bad(err, "a token's id is no number");
-        if (rc) return rc;
+        int status = json_is_integer(id)
+                         ? set_token(vocab, json_integer_value(id), text, strlen(text), -1e9f, TOKEN_NORMAL, err)
+                         : bad(err, "a token's id is no number");
+        if (status) return status;
     }
     return SHU_OK;
 }
@@ -189,9 +189,9 @@ static int read_unigram_tokens(const json_t *model, struct hf_vocab *vocab, stru
     json_array_foreach(tokens, at, pair) {
         const json_t *text = json_array_get(pair, 0), *score = json_array_get(pair, 1);
         if (!json_is_string(text) || !json_is_number(score)) return bad(err, "a token is no pair of text and score");
-        int rc = set_token(vocab, (json_int_t)at, json_string_value(text), json_string_length(text),
-                           (float)json_number_value(score), TOKEN_NORMAL, err);
-        if (rc) return rc;
+        int status = set_token(vocab, (json_int_t)at, json_string_value(text), json_string_length(text),
+                               (float)json_number_value(score), TOKEN_NORMAL, err);
+        if (status) return status;
     }
     return SHU_OK;
 }
@@ -205,9 +205,9 @@ static int read_added(const json_t *root, struct hf_vocab *vocab, struct shu_err
         /* Some public files name tokens beyond the embedding table; no model can be fed those. */
         if (json_integer_value(id) >= vocab->count) continue;
         int32_t type = json_is_true(json_object_get(item, "special")) ? TOKEN_CONTROL : TOKEN_USER_DEFINED;
-        int rc = set_token(vocab, json_integer_value(id), json_string_value(content), json_string_length(content), 0,
-                           type, err);
-        if (rc) return rc;
+        int status = set_token(vocab, json_integer_value(id), json_string_value(content), json_string_length(content),
+                               0, type, err);
+        if (status) return status;
     }
     return SHU_OK;
 }
@@ -230,8 +230,8 @@ static void mark_types(const json_t *model, struct hf_vocab *vocab) {
 
 /* Room for as many ids as the embedding table has rows. */
 static int size_vocab(const json_t *config, struct hf_vocab *vocab, struct shu_error *err) {
-    int rc = hf_int(config, "vocab_size", -1, 1, IDS_MAX, &vocab->count, err);
-    if (rc) return rc;
+    int status = hf_int(config, "vocab_size", -1, 1, IDS_MAX, &vocab->count, err);
+    if (status) return status;
     vocab->tokens = mem_calloc((size_t)vocab->count, sizeof *vocab->tokens);
     return vocab->tokens ? SHU_OK : SHU_FAIL(err, SHU_E_NOMEM, "out of memory for the vocabulary");
 }
@@ -242,36 +242,36 @@ static int size_vocab(const json_t *config, struct hf_vocab *vocab, struct shu_e
 static int read_merge(const json_t *merge, struct buf *out, size_t *left, struct shu_error *err) {
     const json_t *first = json_array_get(merge, 0), *second = json_array_get(merge, 1);
     buf_clear(out);
-    int rc;
+    int status;
     if (json_is_string(merge)) {
         const char *space = strchr(json_string_value(merge), ' ');
         if (!space || space == json_string_value(merge) || !space[1]) return bad(err, "a merge is no pair of tokens");
         *left = (size_t)(space - json_string_value(merge));
-        rc = buf_append(out, json_string_value(merge), json_string_length(merge));
+        status = buf_append(out, json_string_value(merge), json_string_length(merge));
     } else {
         if (!json_is_string(first) || !json_is_string(second)) return bad(err, "a merge is no pair of tokens");
         *left = json_string_length(first);
-        rc = buf_append(out, json_string_value(first), *left);
-        if (!rc) rc = buf_putc(out, ' ');
-        if (!rc) rc = buf_append(out, json_string_value(second), json_string_length(second));
+        status = buf_append(out, json_string_value(first), *left);
+        if (!status) status = buf_putc(out, ' ');
+        if (!status) status = buf_append(out, json_string_value(second), json_string_length(second));
     }
-    return rc ? SHU_FAIL(err, SHU_E_NOMEM, "out of memory for merges") : SHU_OK;
+    return status ? SHU_FAIL(err, SHU_E_NOMEM, "out of memory for merges") : SHU_OK;
 }
 
 static int put_merges(const json_t *merges, struct meta_builder *meta, struct shu_error *err) {
     struct buf text = {0};
     size_t at, left;
     json_t *merge;
-    int rc = SHU_OK;
+    int status = SHU_OK;
     meta_put_array(meta, "tokenizer.ggml.merges", GGUF_STRING, json_array_size(merges));
     json_array_foreach(merges, at, merge) {
-        rc = read_merge(merge, &text, &left, err);
-        if (!rc && strchr(text.data + left + 1, ' ')) rc = bad(err, "a merge holds more than one space");
-        if (rc) break;
+        status = read_merge(merge, &text, &left, err);
+        if (!status && strchr(text.data + left + 1, ' ')) status = bad(err, "a merge holds more than one space");
+        if (status) break;
         meta_put_element(meta, text.data, text.len);
     }
     buf_free(&text);
-    return rc;
+    return status;
 }
 
 /* Merge ranks become scores: the earlier the merge that makes a token, the
@@ -281,17 +281,17 @@ static int score_by_merges(const json_t *model, struct hf_vocab *vocab, struct s
     struct buf text = {0};
     size_t at, left;
     json_t *merge;
-    int rc = SHU_OK;
+    int status = SHU_OK;
     json_array_foreach(merges, at, merge) {
-        rc = read_merge(merge, &text, &left, err);
-        if (rc) break;
+        status = read_merge(merge, &text, &left, err);
+        if (status) break;
         memmove(text.data + left, text.data + left + 1, text.len - left); /* the NUL moves too */
         const json_t *id = json_object_get(tokens, text.data);
         struct hf_token *token = id ? &vocab->tokens[json_integer_value(id)] : NULL; /* ids were checked */
         if (token && token->score < -(float)at) token->score = -(float)at;
     }
     buf_free(&text);
-    return rc;
+    return status;
 }
 
 /* ------------------------------------------------------------ special tokens */
@@ -361,9 +361,9 @@ static void put_specials(const json_t *root, const json_t *settings, const json_
 /* User-defined tokens of SentencePiece are matched before spaces become "▁": theirs turn back. */
 static void put_spaced(struct meta_builder *meta, struct span text) {
     struct buf plain = {0};
-    for (uint32_t i = 0; !meta->rc && i < text.bytes; i++) {
+    for (uint32_t i = 0; !meta->status && i < text.bytes; i++) {
         bool mark = text.bytes - i >= 3 && memcmp(text.text + i, "\xE2\x96\x81", 3) == 0;
-        meta->rc = buf_putc(&plain, mark ? ' ' : text.text[i]);
+        meta->status = buf_putc(&plain, mark ? ' ' : text.text[i]);
         if (mark) i += 2;
     }
     meta_put_element(meta, plain.data ? plain.data : "", plain.len);
@@ -407,21 +407,21 @@ int hf_tokenizer(const json_t *root, const json_t *settings, const json_t *confi
     struct hf_vocab vocab = {0};
     const json_t *model = json_object_get(root, "model");
     const json_t *merges = json_object_get(model, "merges");
-    int rc = read_kind(root, model, &vocab, err);
-    if (!rc && vocab.kind != KIND_UNIGRAM && !json_array_size(merges))
-        rc = bad(err, "model.merges is missing or empty");
-    if (!rc) rc = size_vocab(config, &vocab, err);
-    if (rc) goto out;
-    rc = vocab.kind == KIND_UNIGRAM ? read_unigram_tokens(model, &vocab, err) : read_bpe_tokens(model, &vocab, err);
-    if (!rc && vocab.kind == KIND_BYTE_FALLBACK) rc = score_by_merges(model, &vocab, err);
-    if (!rc) rc = read_added(root, &vocab, err);
-    if (rc) goto out;
+    int status = read_kind(root, model, &vocab, err);
+    if (!status && vocab.kind != KIND_UNIGRAM && !json_array_size(merges))
+        status = bad(err, "model.merges is missing or empty");
+    if (!status) status = size_vocab(config, &vocab, err);
+    if (status) goto out;
+    status = vocab.kind == KIND_UNIGRAM ? read_unigram_tokens(model, &vocab, err) : read_bpe_tokens(model, &vocab, err);
+    if (!status && vocab.kind == KIND_BYTE_FALLBACK) status = score_by_merges(model, &vocab, err);
+    if (!status) status = read_added(root, &vocab, err);
+    if (status) goto out;
     mark_types(model, &vocab);
     put_kind(&vocab, meta);
     put_tokens(&vocab, meta);
-    if (vocab.kind == KIND_BYTE_LEVEL) rc = put_merges(merges, meta, err);
+    if (vocab.kind == KIND_BYTE_LEVEL) status = put_merges(merges, meta, err);
     put_specials(root, settings, config, &vocab, meta);
 out:
     mem_free(vocab.tokens);
-    return rc;
+    return status;
 }

@@ -56,12 +56,12 @@ const char *name_show(const char *name, size_t bytes, char *out, size_t size) {
 static int model_open_gguf(struct model *model, struct shu_error *err) {
     model->maps = mem_calloc(1, sizeof *model->maps);
     if (!model->maps) return SHU_FAIL(err, SHU_E_NOMEM, "out of memory");
-    int rc = map_open(model->path, &model->maps[0], err);
-    if (rc) return rc;
+    int status = map_open(model->path, &model->maps[0], err);
+    if (status) return status;
     model->map_count = 1;
     model->file_bytes = model->maps[0].bytes;
-    rc = gguf_parse(model, model->maps[0].data, model->maps[0].bytes, err);
-    return rc ? error_context(err, rc, "%s: ", model->path) : SHU_OK;
+    status = gguf_parse(model, model->maps[0].data, model->maps[0].bytes, err);
+    return status ? error_context(err, status, "%s: ", model->path) : SHU_OK;
 }
 
 /* A path if there is a file or folder of that name, else a model of the store. */
@@ -82,21 +82,21 @@ static int model_resolve(const char *path, struct buf *out, struct shu_error *er
 int model_open(const char *path, struct model **out, struct shu_error *err) {
     struct buf resolved = {0};
     struct model *model = NULL;
-    int rc = model_resolve(path, &resolved, err);
-    if (rc) goto out;
+    int status = model_resolve(path, &resolved, err);
+    if (status) goto out;
     model = mem_calloc(1, sizeof *model);
     if (!model || !(model->path = mem_strdup(resolved.data))) {
-        rc = SHU_FAIL(err, SHU_E_NOMEM, "out of memory");
+        status = SHU_FAIL(err, SHU_E_NOMEM, "out of memory");
         goto out;
     }
     arena_init(&model->arena, MODEL_ARENA_MAX);
     model->format = path_is_dir(model->path) ? MODEL_SAFETENSORS : MODEL_GGUF;
-    rc = model->format == MODEL_GGUF ? model_open_gguf(model, err) : hf_open(model, err);
+    status = model->format == MODEL_GGUF ? model_open_gguf(model, err) : hf_open(model, err);
 out:
     buf_free(&resolved);
-    if (rc) {
+    if (status) {
         model_close(model);
-        return rc;
+        return status;
     }
     *out = model;
     return SHU_OK;
@@ -385,17 +385,17 @@ static int check_overlap(const struct model *model, struct shu_error *err) {
     if (!order) return SHU_FAIL(err, SHU_E_NOMEM, "out of memory");
     for (uint32_t i = 0; i < model->tensor_count; i++) order[i] = &model->tensors[i];
     qsort(order, model->tensor_count, sizeof *order, compare_data);
-    int rc = SHU_OK;
-    for (uint32_t i = 1; !rc && i < model->tensor_count; i++) {
+    int status = SHU_OK;
+    for (uint32_t i = 1; !status && i < model->tensor_count; i++) {
         const struct model_tensor *before = order[i - 1], *after = order[i];
         const uint8_t *end = (const uint8_t *)before->view.data + tensor_bytes(&before->view);
         if (end > (const uint8_t *)after->view.data)
-            rc = SHU_FAIL(err, SHU_E_FORMAT, "tensors \"%s\" and \"%s\" overlap in the file; it is damaged",
-                          name_show(before->name, strlen(before->name), one, sizeof one),
-                          name_show(after->name, strlen(after->name), two, sizeof two));
+            status = SHU_FAIL(err, SHU_E_FORMAT, "tensors \"%s\" and \"%s\" overlap in the file; it is damaged",
+                              name_show(before->name, strlen(before->name), one, sizeof one),
+                              name_show(after->name, strlen(after->name), two, sizeof two));
     }
     mem_free(order);
-    return rc;
+    return status;
 }
 
 int model_index_tensors(struct model *model, struct shu_error *err) {

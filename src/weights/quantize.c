@@ -61,19 +61,19 @@ static int convert_tensor(const struct model *model, struct conversion *job, str
     job->scratch = mem_alloc((size_t)pool_threads(pool) * (size_t)job->cols * sizeof *job->scratch);
     job->out = mem_alloc((size_t)slab * job->to_row_bytes);
     uint64_t before = progress ? progress->done : 0;
-    int rc =
+    int status =
         job->scratch && job->out ? SHU_OK : SHU_FAIL(err, SHU_E_NOMEM, "out of memory for \"%s\"", job->tensor->name);
-    for (job->first = 0; !rc && job->first < job->rows; job->first += slab) {
+    for (job->first = 0; !status && job->first < job->rows; job->first += slab) {
         job->count = job->rows - job->first < slab ? job->rows - job->first : slab;
         pool_run(pool, convert_tile, job, (job->count + job->rows_per_tile - 1) / job->rows_per_tile);
-        rc = gguf_writer_data(writer, job->out, (size_t)job->count * job->to_row_bytes, err);
+        status = gguf_writer_data(writer, job->out, (size_t)job->count * job->to_row_bytes, err);
         if (progress) progress_update(progress, before + (uint64_t)(job->first + job->count) * job->from_row_bytes);
-        if (!rc && interrupt_pending()) rc = SHU_FAIL(err, SHU_E_CANCELLED, "interrupted; nothing was written");
+        if (!status && interrupt_pending()) status = SHU_FAIL(err, SHU_E_CANCELLED, "interrupted; nothing was written");
     }
     mem_free(job->scratch);
     mem_free(job->out);
     model_tensor_release(model, job->tensor);
-    return rc;
+    return status;
 }
 
 /* Rows of one head, for matrices whose halves must be interleaved; else 0. */
@@ -109,18 +109,19 @@ static int declare_all(const struct model *model, const struct quantize_target *
         if (changes && !dtype_table[to].from_f32)
             return SHU_FAIL(err, SHU_E_UNSUPPORTED, "tensor \"%s\" would become %s, which is only read here",
                             tensor->name, dtype_table[to].name);
-        int rc = gguf_writer_declare(writer, tensor->name, to, tensor->view.ndim, tensor->view.shape);
-        if (rc) return SHU_FAIL(err, rc, "tensor \"%s\" cannot be declared as %s", tensor->name, dtype_table[to].name);
+        int status = gguf_writer_declare(writer, tensor->name, to, tensor->view.ndim, tensor->view.shape);
+        if (status)
+            return SHU_FAIL(err, status, "tensor \"%s\" cannot be declared as %s", tensor->name, dtype_table[to].name);
     }
     return SHU_OK;
 }
 
 static int write_meta(const struct model *model, const struct quantize_target *target, struct gguf_writer *writer,
                       struct shu_error *err) {
-    int rc = gguf_writer_copy_meta(writer, model);
-    if (!rc) rc = gguf_writer_set_int(writer, "general.quantization_version", QUANTIZATION_VERSION);
-    if (!rc) rc = gguf_writer_set_int(writer, "general.file_type", target->file_type);
-    return rc ? SHU_FAIL(err, rc, "out of memory for metadata") : SHU_OK;
+    int status = gguf_writer_copy_meta(writer, model);
+    if (!status) status = gguf_writer_set_int(writer, "general.quantization_version", QUANTIZATION_VERSION);
+    if (!status) status = gguf_writer_set_int(writer, "general.file_type", target->file_type);
+    return status ? SHU_FAIL(err, status, "out of memory for metadata") : SHU_OK;
 }
 
 static uint64_t all_bytes(const struct model *model) {
@@ -136,18 +137,18 @@ int model_quantize(const struct model *model, const char *out_path, const char *
     if (!target)
         return SHU_FAIL(err, SHU_E_USAGE, "unknown type \"%.40s\"; expected F32, F16, BF16, Q8_0 or Q4_K_M",
                         target_name);
-    int rc = gguf_writer_open(out_path, &writer, err);
-    if (rc) return rc;
+    int status = gguf_writer_open(out_path, &writer, err);
+    if (status) return status;
     if (progress) progress->total = all_bytes(model);
-    rc = write_meta(model, target, writer, err);
-    if (!rc) rc = declare_all(model, target, writer, err);
-    for (int64_t i = 0; !rc && i < model_tensor_count(model); i++) {
+    status = write_meta(model, target, writer, err);
+    if (!status) status = declare_all(model, target, writer, err);
+    for (int64_t i = 0; !status && i < model_tensor_count(model); i++) {
         struct conversion job;
         const struct model_tensor *tensor = model_tensor_at(model, i);
         plan_tensor(model, tensor, quantize_choose(model, tensor, target_name), &job);
-        rc = convert_tensor(model, &job, writer, pool, progress, err);
+        status = convert_tensor(model, &job, writer, pool, progress, err);
     }
-    if (!rc) return gguf_writer_commit(writer, err);
+    if (!status) return gguf_writer_commit(writer, err);
     gguf_writer_abort(writer);
-    return rc;
+    return status;
 }

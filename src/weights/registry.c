@@ -35,16 +35,16 @@ struct check {
 
 static int check_fail(const struct check *check, const char *key, const char *expected) {
     struct buf path = {0}, where = {0};
-    int rc = SHU_E_FORMAT;
+    int status = SHU_E_FORMAT;
     if (buf_printf(&path, "models/%s%s%s", check->model, *key ? "/" : "", key) == SHU_OK &&
         yaml_where(check->text, check->bytes, check->file, path.data, &where) == SHU_OK)
-        rc = SHU_FAIL(check->err, rc, "%s: model \"%s\": %s%sexpected %s", where.data, check->model, key,
-                      *key ? ": " : "", expected);
+        status = SHU_FAIL(check->err, status, "%s: model \"%s\": %s%sexpected %s", where.data, check->model, key,
+                          *key ? ": " : "", expected);
     else
-        rc = SHU_FAIL(check->err, SHU_E_NOMEM, "out of memory");
+        status = SHU_FAIL(check->err, SHU_E_NOMEM, "out of memory");
     buf_free(&path);
     buf_free(&where);
-    return rc;
+    return status;
 }
 
 static const char *entry_text(const json_t *entry, const char *key) {
@@ -87,8 +87,8 @@ static int check_entry(const struct check *check, json_t *entry) {
     if (!plain_name(check->model, "._-"))
         return check_fail(check, "", "a name of letters, digits, dots, dashes and underscores");
     if (!json_is_object(entry)) return check_fail(check, "", "keys and values");
-    int rc = check_keys(check, entry);
-    if (rc) return rc;
+    int status = check_keys(check, entry);
+    if (status) return status;
     const char *kind = entry_text(entry, "kind"), *url = entry_text(entry, "url");
     bool path = strcmp(kind, "path") == 0;
     json_t *bytes = json_object_get(entry, "bytes"), *digest = json_object_get(entry, "sha256");
@@ -107,19 +107,19 @@ static int check_entry(const struct check *check, json_t *entry) {
 int registry_add(struct registry *registry, const char *text, size_t bytes, const char *file, struct shu_error *err) {
     json_t *root = NULL, *entry;
     struct check check = {.text = text, .bytes = bytes, .file = file, .err = err};
-    int rc = yaml_parse(text, bytes, file, &root, err);
-    if (rc) return rc;
+    int status = yaml_parse(text, bytes, file, &root, err);
+    if (status) return status;
     json_t *models = json_object_get(root, "models");
     if (!json_is_object(models) || json_object_size(root) != 1)
-        rc = SHU_FAIL(err, SHU_E_FORMAT, "%s: expected one top-level key, models, with names below it", file);
-    if (!rc)
+        status = SHU_FAIL(err, SHU_E_FORMAT, "%s: expected one top-level key, models, with names below it", file);
+    if (!status)
         json_object_foreach(models, check.model, entry) {
-            rc = check_entry(&check, entry);
-            if (rc) break;
+            status = check_entry(&check, entry);
+            if (status) break;
         }
-    if (!rc && json_object_update(registry->models, models)) rc = SHU_FAIL(err, SHU_E_NOMEM, "out of memory");
+    if (!status && json_object_update(registry->models, models)) status = SHU_FAIL(err, SHU_E_NOMEM, "out of memory");
     json_decref(root);
-    return rc;
+    return status;
 }
 
 /* ------------------------------------------------------------ open and find */
@@ -127,17 +127,17 @@ int registry_add(struct registry *registry, const char *text, size_t bytes, cons
 int registry_open(struct registry *out, struct shu_error *err) {
     struct buf path = {0}, text = {0};
     out->models = json_object();
-    int rc = out->models ? SHU_OK : SHU_FAIL(err, SHU_E_NOMEM, "out of memory");
-    if (!rc) rc = registry_add(out, registry_builtin, registry_builtin_bytes, "models.yaml", err);
+    int status = out->models ? SHU_OK : SHU_FAIL(err, SHU_E_NOMEM, "out of memory");
+    if (!status) status = registry_add(out, registry_builtin, registry_builtin_bytes, "models.yaml", err);
     /* Without HOME there is no user registry; that is no reason to fail. */
-    if (!rc && path_config("models.yaml", &path, NULL) == SHU_OK && file_exists(path.data)) {
-        rc = file_read(path.data, REGISTRY_BYTES_MAX, &text, err);
-        if (!rc) rc = registry_add(out, text.data ? text.data : "", text.len, path.data, err);
+    if (!status && path_config("models.yaml", &path, NULL) == SHU_OK && file_exists(path.data)) {
+        status = file_read(path.data, REGISTRY_BYTES_MAX, &text, err);
+        if (!status) status = registry_add(out, text.data ? text.data : "", text.len, path.data, err);
     }
     buf_free(&path);
     buf_free(&text);
-    if (rc) registry_close(out);
-    return rc;
+    if (status) registry_close(out);
+    return status;
 }
 
 void registry_close(struct registry *registry) {

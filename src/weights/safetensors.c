@@ -52,8 +52,8 @@ static int read_entry(const char *name, const json_t *value, const uint8_t *data
     const json_t *offsets = json_object_get(value, "data_offsets");
     const json_t *begin = json_array_get(offsets, 0), *end = json_array_get(offsets, 1);
     *tensor = (struct safetensor){.name = name, .dtype = hf_text(value, "dtype")};
-    int rc = read_shape(value, shown, tensor, &count, err);
-    if (rc) return rc;
+    int status = read_shape(value, shown, tensor, &count, err);
+    if (status) return status;
     size_t each = (size_t)element_bytes(tensor->dtype);
     if (!each)
         return SHU_FAIL(err, SHU_E_UNSUPPORTED,
@@ -85,17 +85,18 @@ int safetensors_parse(const uint8_t *data, size_t bytes, safetensors_visit *visi
     if (header > HEADER_BYTES_MAX || header > bytes - sizeof header)
         return SHU_FAIL(err, SHU_E_FORMAT, "no safetensors file, or cut short: a header of %llu bytes in a file of %zu",
                         (unsigned long long)header, bytes);
-    int rc = json_parse((const char *)data + sizeof header, header, "header", &root, err);
-    if (rc) return rc;
-    if (!json_is_object(root)) rc = SHU_FAIL(err, SHU_E_FORMAT, "the safetensors header is no JSON object");
-    if (!rc)
+    int status = json_parse((const char *)data + sizeof header, header, "header", &root, err);
+    if (status) return status;
+    if (!json_is_object(root)) status = SHU_FAIL(err, SHU_E_FORMAT, "the safetensors header is no JSON object");
+    if (!status)
         json_object_foreach(root, name, value) {
             struct safetensor tensor;
             if (strcmp(name, "__metadata__") == 0) continue;
-            rc = read_entry(name, value, data + sizeof header + header, bytes - sizeof header - header, &tensor, err);
-            if (!rc) rc = visit(context, &tensor, err);
-            if (rc) break;
+            status =
+                read_entry(name, value, data + sizeof header + header, bytes - sizeof header - header, &tensor, err);
+            if (!status) status = visit(context, &tensor, err);
+            if (status) break;
         }
     json_decref(root);
-    return rc;
+    return status;
 }

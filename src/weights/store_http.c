@@ -17,7 +17,7 @@ struct download {
     struct pull *pull;
     int fd;
     uint64_t bytes; /* in the file */
-    int rc;         /* first failure inside a callback */
+    int status;     /* first failure inside a callback */
     struct shu_error *err;
 };
 
@@ -25,8 +25,9 @@ static size_t take(char *bytes, size_t one, size_t count, void *context) {
     struct download *download = context;
     size_t left = one * count;
     if (left > download->pull->entry->bytes - download->bytes) {
-        download->rc = SHU_FAIL(download->err, SHU_E_CHECKSUM, "%s sends more than the %llu bytes the registry states",
-                                download->pull->entry->url, (unsigned long long)download->pull->entry->bytes);
+        download->status =
+            SHU_FAIL(download->err, SHU_E_CHECKSUM, "%s sends more than the %llu bytes the registry states",
+                     download->pull->entry->url, (unsigned long long)download->pull->entry->bytes);
         return 0;
     }
     for (size_t at = 0; at < left;) {
@@ -34,8 +35,8 @@ static size_t take(char *bytes, size_t one, size_t count, void *context) {
         ssize_t put = fault_fires(FAULT_WRITE) ? -1 : write(download->fd, bytes + at, left - at);
         if (put < 0 && errno == EINTR) continue;
         if (put < 0) {
-            download->rc = SHU_FAIL(download->err, SHU_E_IO, "%s: cannot be written: %s", download->pull->partial,
-                                    strerror(errno));
+            download->status = SHU_FAIL(download->err, SHU_E_IO, "%s: cannot be written: %s", download->pull->partial,
+                                        strerror(errno));
             return 0;
         }
         at += (size_t)put;
@@ -51,14 +52,14 @@ static int watch(void *context, curl_off_t a, curl_off_t b, curl_off_t c, curl_o
 }
 
 static int transfer_failed(const struct download *download, CURLcode code, CURL *curl, struct shu_error *err) {
-    long status = 0;
+    long http_status = 0;
     const char *url = download->pull->entry->url;
-    if (download->rc) return download->rc;
+    if (download->status) return download->status;
     if (interrupt_pending())
         return SHU_FAIL(err, SHU_E_CANCELLED, "interrupted; what was fetched is kept, run the same command to go on");
-    curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
+    curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &http_status);
     if (code == CURLE_HTTP_RETURNED_ERROR)
-        return SHU_FAIL(err, SHU_E_IO, "%s answers with status %ld; expected the file", url, status);
+        return SHU_FAIL(err, SHU_E_IO, "%s answers with status %ld; expected the file", url, http_status);
     return SHU_FAIL(err, SHU_E_IO, "%s: %s; what was fetched is kept, try again", url, curl_easy_strerror(code));
 }
 
@@ -94,15 +95,15 @@ static int start_over(struct download *download, struct shu_error *err) {
 static int fetch(struct download *download, struct shu_error *err) {
     CURL *curl = curl_easy_init();
     if (!curl) return SHU_FAIL(err, SHU_E_NOMEM, "out of memory");
-    int rc = SHU_OK;
+    int status = SHU_OK;
     CURLcode code = transfer(curl, download);
-    if (code == CURLE_RANGE_ERROR && !download->rc) {
-        rc = start_over(download, err);
-        if (!rc) code = transfer(curl, download);
+    if (code == CURLE_RANGE_ERROR && !download->status) {
+        status = start_over(download, err);
+        if (!status) code = transfer(curl, download);
     }
-    if (!rc && code) rc = transfer_failed(download, code, curl, err);
+    if (!status && code) status = transfer_failed(download, code, curl, err);
     curl_easy_cleanup(curl);
-    return rc;
+    return status;
 }
 
 /* Opens the piece at its end. */
@@ -116,24 +117,24 @@ static int open_piece(struct download *download, const char *path, struct shu_er
 
 static int join_piece(struct pull *pull, const char *path, struct shu_error *err) {
     struct map map;
-    int rc = map_open(path, &map, err);
-    for (size_t at = 0; !rc && at < map.bytes; at += COPY_BYTES) {
+    int status = map_open(path, &map, err);
+    for (size_t at = 0; !status && at < map.bytes; at += COPY_BYTES) {
         size_t count = map.bytes - at < COPY_BYTES ? map.bytes - at : COPY_BYTES;
-        rc = pull_append(pull, map.data + at, count, err);
+        status = pull_append(pull, map.data + at, count, err);
         map_release(&map, at, count);
     }
     map_close(&map);
-    return rc;
+    return status;
 }
 
 int pull_http(struct pull *pull, struct shu_error *err) {
     struct buf path = {0};
     struct download download = {.pull = pull, .fd = -1, .err = err};
-    int rc = buf_printf(&path, "%s/file", pull->partial);
-    rc = rc ? SHU_FAIL(err, rc, "out of memory") : open_piece(&download, path.data, err);
-    if (!rc && download.bytes < pull->entry->bytes) rc = fetch(&download, err);
+    int status = buf_printf(&path, "%s/file", pull->partial);
+    status = status ? SHU_FAIL(err, status, "out of memory") : open_piece(&download, path.data, err);
+    if (!status && download.bytes < pull->entry->bytes) status = fetch(&download, err);
     if (download.fd >= 0) close(download.fd);
-    if (!rc) rc = join_piece(pull, path.data, err);
+    if (!status) status = join_piece(pull, path.data, err);
     buf_free(&path);
-    return rc;
+    return status;
 }

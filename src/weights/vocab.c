@@ -154,8 +154,8 @@ static int read_spans(const struct model *model, const char *key, struct span **
 static int read_scores(const struct model *model, int32_t count, float **out, struct shu_error *err) {
     static const char key[] = "tokenizer.ggml.scores";
     if (!meta_has(model, key)) return SHU_OK;
-    int rc = check_count(model, key, meta_array_count(model, key), count, err);
-    if (rc) return rc;
+    int status = check_count(model, key, meta_array_count(model, key), count, err);
+    if (status) return status;
     *out = mem_alloc((size_t)count * sizeof **out);
     if (!*out) return SHU_FAIL(err, SHU_E_NOMEM, "out of memory for %s", key);
     if (!meta_array_floats(model, key, *out, count))
@@ -166,8 +166,8 @@ static int read_scores(const struct model *model, int32_t count, float **out, st
 static int read_types(const struct model *model, int32_t count, int32_t **out, struct shu_error *err) {
     static const char key[] = "tokenizer.ggml.token_type";
     if (!meta_has(model, key)) return SHU_OK;
-    int rc = check_count(model, key, meta_array_count(model, key), count, err);
-    if (rc) return rc;
+    int status = check_count(model, key, meta_array_count(model, key), count, err);
+    if (status) return status;
     *out = mem_alloc((size_t)count * sizeof **out);
     if (!*out) return SHU_FAIL(err, SHU_E_NOMEM, "out of memory for %s", key);
     if (!meta_array_ints(model, key, *out, count))
@@ -179,29 +179,29 @@ int model_tokenizer(const struct model *model, struct tokenizer **out, struct sh
     struct vocab_parts parts = {0};
     struct vocab_spec spec = {0};
     const struct vocab_kind *kind;
-    int rc = vocab_kind_of(model, &kind, err);
-    if (rc) return rc;
+    int status = vocab_kind_of(model, &kind, err);
+    if (status) return status;
     spec.model = kind->model;
     spec.add_bos = kind->add_bos;
     spec.add_eos = kind->add_eos;
     spec.add_space_prefix = kind->add_space_prefix;
-    if ((rc = vocab_pre_of(model, &spec, err)) != 0) goto out;
-    if ((rc = read_spans(model, "tokenizer.ggml.tokens", &parts.tokens, &spec.count, err)) != 0) goto out;
-    if ((rc = read_scores(model, spec.count, &parts.scores, err)) != 0) goto out;
-    if ((rc = read_types(model, spec.count, &parts.types, err)) != 0) goto out;
+    if ((status = vocab_pre_of(model, &spec, err)) != 0) goto out;
+    if ((status = read_spans(model, "tokenizer.ggml.tokens", &parts.tokens, &spec.count, err)) != 0) goto out;
+    if ((status = read_scores(model, spec.count, &parts.scores, err)) != 0) goto out;
+    if ((status = read_types(model, spec.count, &parts.types, err)) != 0) goto out;
     if (spec.model == VOCAB_BPE &&
-        (rc = read_spans(model, "tokenizer.ggml.merges", &parts.merges, &spec.merge_count, err)) != 0)
+        (status = read_spans(model, "tokenizer.ggml.merges", &parts.merges, &spec.merge_count, err)) != 0)
         goto out;
     vocab_flags(model, kind, &spec);
     spec.tokens = parts.tokens;
     spec.scores = parts.scores;
     spec.types = parts.types;
     spec.merges = parts.merges;
-    rc = tokenizer_new(&spec, out, err);
-    if (rc) error_context(err, rc, "%s: ", model->path);
+    status = tokenizer_new(&spec, out, err);
+    if (status) error_context(err, status, "%s: ", model->path);
 out:
     parts_free(&parts);
-    return rc;
+    return status;
 }
 
 const char *model_chat_template(const struct model *model) {
