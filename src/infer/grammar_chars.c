@@ -78,3 +78,15 @@ int reader_repeat(struct reader *r, bool *found, int64_t *min, int64_t *max) {
     if (!status && *max >= 0 && *max < *min) return reader_fail(r, "the repetition ends before it begins");
     return status;
 }
+
+int reader_choice(struct reader *r, reader_sequence *sequence, const struct expr **out) {
+    struct expr_items items = {0};
+    int status = 0;
+    do {
+        const struct expr *one = NULL;
+        status = sequence(r, &one);
+        if (!status) status = expr_push(r->b, &items, one);
+    } while (!status && reader_skip(r, '|'));
+    if (!status) *out = expr_list(r->b, EXPR_ALT, items.items, items.count);
+    return status ? status : *out ? 0 : SHU_E_NOMEM;
+}

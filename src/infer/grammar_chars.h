@@ -20,6 +20,9 @@ int reader_fail(struct reader *r, const char *format, ...) __attribute__((format
 int reader_scalar(struct reader *r, uint32_t *out); /* one UTF-8 character */
 /* \xHH \uHHHH \UHHHHHHHH behind the letter that was just read: `digits` hexadecimal digits. */
 int reader_hex(struct reader *r, int digits, uint32_t *out);
+/* Alternatives between '|', each read by `sequence`. */
+typedef int reader_sequence(struct reader *r, const struct expr **out);
+int reader_choice(struct reader *r, reader_sequence *sequence, const struct expr **out);
 /* ? * + {m} {m,} {m,n} at the current place; found = false if there is none. */
 int reader_repeat(struct reader *r, bool *found, int64_t *min, int64_t *max);
 

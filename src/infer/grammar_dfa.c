@@ -5,13 +5,7 @@
 
 /* ------------------------------------------------------------ growing tables */
 
-int dfa_init(struct dfa *dfa, uint32_t classes, struct shu_error *err) {
-    uint32_t dead;
-    *dfa = (struct dfa){.classes = classes, .err = err};
-    return dfa_state(dfa, &dead);
-}
-
-void dfa_free(struct dfa *dfa) {
+static void dfa_free(struct dfa *dfa) {
     mem_free(dfa->next);
     mem_free(dfa->flags);
     mem_free(dfa->call_at);
@@ -42,7 +36,7 @@ static int grow_states(struct dfa *dfa) {
     return 0;
 }
 
-int dfa_state(struct dfa *dfa, uint32_t *out) {
+static int dfa_state(struct dfa *dfa, uint32_t *out) {
     if (dfa->states == dfa->state_cap) {
         int status = grow_states(dfa);
         if (status) return status;
@@ -52,6 +46,12 @@ int dfa_state(struct dfa *dfa, uint32_t *out) {
     dfa->flags[*out] = 0;
     dfa->call_at[*out] = dfa->call_at[*out + 1] = dfa->call_count;
     return 0;
+}
+
+int dfa_init(struct dfa *dfa, uint32_t classes, struct shu_error *err) {
+    uint32_t dead;
+    *dfa = (struct dfa){.classes = classes, .err = err};
+    return dfa_state(dfa, &dead);
 }
 
 static int push_call(struct dfa *dfa, uint32_t rule, uint32_t back) {

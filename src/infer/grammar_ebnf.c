@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-static int parse_choice(struct reader *r, const struct expr **out);
+static int parse_sequence(struct reader *r, const struct expr **out);
 
 static bool is_name_char(char c, bool first) {
     bool letter = ((c | 32) >= 'a' && (c | 32) <= 'z') || c == '_';
@@ -118,7 +118,7 @@ static int parse_item(struct reader *r, const struct expr **out) {
     }
     if (reader_skip(r, '(')) {
         if (++r->depth > GRAMMAR_MAX_NESTING) return reader_fail(r, "more than %d nested groups", GRAMMAR_MAX_NESTING);
-        int status = parse_choice(r, out);
+        int status = reader_choice(r, parse_sequence, out);
         r->depth--;
         if (!status && !reader_skip(r, ')')) return reader_fail(r, "expected )");
         return status;
@@ -148,18 +148,6 @@ static int parse_sequence(struct reader *r, const struct expr **out) {
     return status ? status : *out ? 0 : SHU_E_NOMEM;
 }
 
-static int parse_choice(struct reader *r, const struct expr **out) {
-    struct expr_items items = {0};
-    int status = 0;
-    do {
-        const struct expr *one = NULL;
-        status = parse_sequence(r, &one);
-        if (!status) status = expr_push(r->b, &items, one);
-    } while (!status && reader_skip(r, '|'));
-    if (!status) *out = expr_list(r->b, EXPR_ALT, items.items, items.count);
-    return status ? status : *out ? 0 : SHU_E_NOMEM;
-}
-
 static int parse_definition(struct reader *r) {
     size_t name = peek_name(r);
     int rule = 0;
@@ -170,7 +158,7 @@ static int parse_definition(struct reader *r) {
     skip_blank(r);
     r->at += 3;
     const struct expr *body = NULL;
-    status = parse_choice(r, &body);
+    status = reader_choice(r, parse_sequence, &body);
     r->b->rules[rule].body = body;
     return status;
 }

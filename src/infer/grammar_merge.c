@@ -61,7 +61,8 @@ unsigned schema_types(const json_t *type) {
     return set & TYPE_NUMBER ? set | TYPE_INTEGER : set;
 }
 
-json_t *schema_type_list(unsigned types) {
+/* A value of the keyword "type". New reference. */
+static json_t *schema_type_list(unsigned types) {
     static const char *const names[] = {"null", "boolean", "integer", "number", "string", "array", "object"};
     json_t *list = json_array();
     for (size_t i = 0; list && i < sizeof names / sizeof *names; i++)

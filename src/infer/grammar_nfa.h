@@ -36,9 +36,6 @@ struct dfa {
     struct shu_error *err;
 };
 int dfa_init(struct dfa *dfa, uint32_t classes, struct shu_error *err);
-int dfa_state(struct dfa *dfa, uint32_t *out);
-int dfa_call(struct dfa *dfa, uint32_t rule, uint32_t back); /* of the last state made */
-void dfa_free(struct dfa *dfa);
 /* Subset construction from `start`; `final` is the accepting NFA state. */
 int dfa_determinise(struct dfa *dfa, const struct nfa *nfa, const uint8_t class_of[256], uint32_t start, uint32_t final,
                     uint32_t *out_start);

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-static int parse_alternatives(struct reader *r, const struct expr **out);
+static int parse_sequence(struct reader *r, const struct expr **out);
 
 /* ---------------------------------------------------------------- classes */
 
@@ -112,7 +112,7 @@ static int parse_group(struct reader *r, const struct expr **out) {
     if (reader_skip(r, '?') && !reader_skip(r, ':'))
         return reader_fail(r, "only ( ) and (?: ) are supported: no look-around, no named groups");
     if (++r->depth > GRAMMAR_MAX_NESTING) return reader_fail(r, "more than %d nested groups", GRAMMAR_MAX_NESTING);
-    int status = parse_alternatives(r, out);
+    int status = reader_choice(r, parse_sequence, out);
     r->depth--;
     if (!status && !reader_skip(r, ')')) return reader_fail(r, "expected )");
     return status;
@@ -162,18 +162,6 @@ static int parse_sequence(struct reader *r, const struct expr **out) {
         if (!status) status = expr_push(r->b, &items, atom);
     }
     if (!status) *out = expr_list(r->b, EXPR_SEQ, items.items, items.count);
-    return status ? status : *out ? 0 : SHU_E_NOMEM;
-}
-
-static int parse_alternatives(struct reader *r, const struct expr **out) {
-    struct expr_items items = {0};
-    int status = 0;
-    do {
-        const struct expr *one = NULL;
-        status = parse_sequence(r, &one);
-        if (!status) status = expr_push(r->b, &items, one);
-    } while (!status && reader_skip(r, '|'));
-    if (!status) *out = expr_list(r->b, EXPR_ALT, items.items, items.count);
     return status ? status : *out ? 0 : SHU_E_NOMEM;
 }
 

@@ -15,7 +15,6 @@ enum {
     TYPE_ALL = 127
 };
 unsigned schema_types(const json_t *type); /* of the keyword "type"; 0 if it is not valid */
-json_t *schema_type_list(unsigned types);  /* new reference */
 bool schema_is_annotation(const char *key);
 bool schema_equal(const json_t *a, const json_t *b);
 
