@@ -10,7 +10,8 @@
  * with the one before is not computed again. Engines share nothing, so each
  * thread may have its own; one engine is used by one thread at a time and runs
  * its own threads inside a call. All text is UTF-8; generated text arrives in
- * whole characters. Link with libshu_rooms.a and what `pkg-config` names for it.
+ * whole characters. Link with build/release/libshu_rooms.a, with what `pkg-config --libs jansson libfyaml
+ * libsodium libarchive libcurl` prints, and with -lpthread -lm.
  */
 #ifndef SHU_SHU_H
 #define SHU_SHU_H

@@ -132,23 +132,29 @@ double token_logprob(const float *logits, int vocab, int32_t token);
 
 /* ---------------------------------------------------------------- grammars */
 
-/* A grammar is compiled once against a tokenizer and shared; a grammar_state
- * walks it. Masks are cached per automaton state. */
+/* A grammar is compiled once against a tokenizer, which must outlive it, and is shared: any number of states on any
+ * threads walk it at once. Masks are made when first needed and kept, within a limit of memory. One state
+ * belongs to one thread at a time and must be freed before its grammar. */
 struct grammar;
 struct grammar_state;
+/* JSON Schema 2020-12, the subset that grammar.h lists. SHU_E_UNSUPPORTED and SHU_E_FORMAT name the JSON pointer of
+ * what is refused; SHU_E_RANGE: too large to compile. */
 int grammar_from_schema(const json_t *schema, const struct tokenizer *tokenizer, struct grammar **out,
-                        struct shu_error *err); /* JSON Schema 2020-12 subset: documented in grammar.h */
+                        struct shu_error *err);
+/* EBNF, the form that grammar.h describes; the text is one "root". SHU_E_FORMAT names line and column. */
 int grammar_from_ebnf(const char *source, size_t bytes, const struct tokenizer *tokenizer, struct grammar **out,
                       struct shu_error *err);
-void grammar_free(struct grammar *grammar);
+void grammar_free(struct grammar *grammar); /* NULL is a no-op */
+/* A state at the beginning of the text. */
 int grammar_state_new(const struct grammar *grammar, struct grammar_state **out, struct shu_error *err);
-void grammar_state_free(struct grammar_state *state);
-void grammar_state_reset(struct grammar_state *state);
-/* One bit per token, [(V + 63) / 64]; end tokens are allowed exactly when the text may end here. */
+void grammar_state_free(struct grammar_state *state);  /* NULL is a no-op */
+void grammar_state_reset(struct grammar_state *state); /* back to the beginning, for the next text */
+/* One bit per token, [(V + 63) / 64]; end tokens are allowed exactly when the text may end here. Valid
+ * until the next call with this state. */
 const uint64_t *grammar_mask(struct grammar_state *state);
 bool grammar_accept(struct grammar_state *state, int32_t token); /* false: not allowed here; state unchanged */
 bool grammar_done(const struct grammar_state *state);            /* complete, and nothing more may follow */
-/* Copy of a state, for speculation. */
+/* Puts `to` where `from` is, to run ahead of it. SHU_E_USAGE: states of two grammars. */
 int grammar_state_copy(struct grammar_state *to, const struct grammar_state *from);
 
 /* ----------------------------------------------------------------- prompts */

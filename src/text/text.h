@@ -52,24 +52,28 @@ struct vocab_spec {
 struct tokenizer;
 struct tokenizer_work; /* per thread: caches and scratch */
 
+/* SHU_E_FORMAT names what is wrong with the vocabulary (ids out of range, two tokens of one text, a merge of unknown
+ * parts), SHU_E_RANGE one that is too large. */
 int tokenizer_new(const struct vocab_spec *spec, struct tokenizer **out, struct shu_error *err);
-void tokenizer_free(struct tokenizer *tokenizer);
+void tokenizer_free(struct tokenizer *tokenizer); /* NULL is a no-op */
+/* About 2 MiB, of use with this tokenizer only; one a thread. Free it before the tokenizer. */
 int tokenizer_work_new(const struct tokenizer *tokenizer, struct tokenizer_work **out, struct shu_error *err);
-void tokenizer_work_free(struct tokenizer_work *work);
+void tokenizer_work_free(struct tokenizer_work *work); /* NULL is a no-op */
 
 /* Growable token list. A zeroed struct is empty. */
 struct tokens {
     int32_t *id;
     size_t count, cap;
 };
-int tokens_push(struct tokens *tokens, int32_t id);
+int tokens_push(struct tokens *tokens, int32_t id); /* SHU_E_NOMEM */
 void tokens_free(struct tokens *tokens);
 
 enum encode_flags {
     ENCODE_ADD_SPECIAL = 1,  /* BOS/EOS as the vocabulary asks */
     ENCODE_PARSE_SPECIAL = 2 /* "<|im_start|>" in the text becomes its control token */
 };
-/* Appends the tokens of text to `out`. Same ids as llama.cpp's tokenizer. */
+/* Appends the tokens of text to `out`. Same ids as llama.cpp's tokenizer. SHU_E_RANGE above 1 GiB of text,
+ * SHU_E_NOMEM; `out` may then hold part of the tokens. */
 int tokenizer_encode(const struct tokenizer *tokenizer, struct tokenizer_work *work, const char *text, size_t bytes,
                      int flags, struct tokens *out, struct shu_error *err);
 
@@ -97,8 +101,8 @@ struct detokenizer {
     bool started; /* false until the first token: leading-space rule */
 };
 void detokenizer_init(struct detokenizer *state, const struct tokenizer *tokenizer);
-int detokenizer_push(struct detokenizer *state, int32_t id, struct buf *out);
-int detokenizer_finish(struct detokenizer *state, struct buf *out);
+int detokenizer_push(struct detokenizer *state, int32_t id, struct buf *out); /* appends; control tokens give nothing */
+int detokenizer_finish(struct detokenizer *state, struct buf *out);           /* half a character left = U+FFFD */
 
 /* ---------------------------------------------------------- chat templates */
 
@@ -114,7 +118,7 @@ struct template_limits {
 struct template;
 /* Parses. Syntax errors name line and column. */
 int template_new(const char *source, size_t bytes, struct template **out, struct shu_error *err);
-void template_free(struct template *tpl);
+void template_free(struct template *tpl); /* NULL is a no-op */
 /* Renders with the given top-level variables (an object: messages, tools,
  * add_generation_prompt, bos_token, eos_token, …), appended to out.
  * raise_exception(…) in the template becomes SHU_E_USAGE with its message. */

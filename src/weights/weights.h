@@ -20,7 +20,7 @@ struct model;
 /* path: a .gguf file, a folder with config.json + *.safetensors, or the name of
  * a model in the store. One clear error for anything malformed. */
 int model_open(const char *path, struct model **out, struct shu_error *err);
-void model_close(struct model *model);
+void model_close(struct model *model); /* NULL is a no-op; ends the life of all that was borrowed from it */
 enum model_format model_format(const struct model *model);
 const char *model_path(const struct model *model);
 uint64_t model_file_bytes(const struct model *model);
@@ -52,9 +52,10 @@ const struct model_tensor *model_tensor_find(const struct model *model, const ch
 /* The tensor's file pages may leave memory (it has been packed). */
 void model_tensor_release(const struct model *model, const struct model_tensor *tensor);
 
-/* Builds the model's tokenizer, and its chat template source (NULL if it has none; owned by the model). */
+/* Builds the model's tokenizer; the caller frees it, and may close the model before. SHU_E_UNSUPPORTED names a kind
+ * of vocabulary or pre-tokenizer that is not known, SHU_E_FORMAT a missing or inconsistent key. */
 int model_tokenizer(const struct model *model, struct tokenizer **out, struct shu_error *err);
-const char *model_chat_template(const struct model *model);
+const char *model_chat_template(const struct model *model); /* its source; NULL if it has none; owned by the model */
 
 /* ------------------------------------------------------------ GGUF writing */
 
@@ -95,9 +96,12 @@ enum dtype quantize_choose(const struct model *model, const struct model_tensor 
  * user's own ($XDG_CONFIG_HOME/shu/models.yaml) say where a name comes from:
  * wheel parts on PyPI, a path, or http(s). Files lie in the cache folder under
  * models/NAME.gguf, complete and verified, or not at all. */
-int store_path(const char *name, struct buf *out,
-               struct shu_error *err); /* of a pulled model; SHU_E_NOTFOUND says how to pull */
+/* Path of a pulled model, appended; SHU_E_NOTFOUND says how to pull, or lists the names. */
+int store_path(const char *name, struct buf *out, struct shu_error *err);
+/* Fetches what is not here yet, checks size and SHA-256, and appends the path. Pieces survive an interrupt
+ * (SHU_E_CANCELLED) and are used by the next pull; SHU_E_CHECKSUM throws them away. */
 int store_pull(const char *name, bool quiet, struct buf *path, struct shu_error *err);
-int store_list(json_t **out, struct shu_error *err); /* [{name,title,licence,bytes,pulled,path}] */
+/* [{name, title, licence, bytes, pulled, path}] in the order of the registry; the caller owns it. */
+int store_list(json_t **out, struct shu_error *err);
 
 #endif
