@@ -34,7 +34,6 @@ static struct engine *open_real(int threads, enum kv_type kv, int sequences) {
 /* First, while the process is small. A step of 512 rows touches all activations; the cache is charged in full. */
 static void peak_memory(void **state) {
     (void)state;
-    if (!model_present()) skip();
     struct engine_options options = {.threads = 2, .context = 4096};
     struct engine *engine = tiny_engine(real_path, &options);
     int32_t tokens[512];
@@ -152,7 +151,6 @@ static void speculated(const struct truth *truth, struct engine *engine) {
 
 static void one_row_is_one_row(void **state) {
     (void)state;
-    if (!model_present()) skip();
     for (int kv = KV_F16; kv <= KV_Q8; kv++) {
         struct truth truth;
         make_truth((enum kv_type)kv, &truth);
@@ -169,6 +167,7 @@ static void one_row_is_one_row(void **state) {
 }
 
 int main(void) {
+    if (!model_present()) return 77; /* ctest lists it as skipped */
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(peak_memory),
         cmocka_unit_test(one_row_is_one_row),

@@ -56,9 +56,11 @@ static void check_real(const struct real *real, struct model *model) {
     assert_true(sum < model_file_bytes(model) && sum > model_file_bytes(model) * 9 / 10);
 }
 
+/* How many of them this machine has. */
+static int found;
+
 static void test_real_models(void **state) {
     (void)state;
-    int found = 0;
     for (size_t i = 0; i < sizeof reals / sizeof *reals; i++) {
         struct shu_error err = {0};
         struct buf path = {0};
@@ -90,10 +92,10 @@ static void test_real_models(void **state) {
         assert_true(best <= OPEN_CPU_NS_MAX);
         found++;
     }
-    if (!found) skip();
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_real_models)};
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    return failed || found ? failed : 77; /* ctest lists it as skipped */
 }
