@@ -221,7 +221,8 @@ def run_model(options, schemas):
         reply = json.loads(done.stdout or "{}")
         if "error" in reply:
             reply["error"] = reply["error"]["message"]
-        reply["finished"] = reply.get("finish") in ("stop", "grammar")
+        reply["text"] = reply.get("answer")
+        reply["finished"] = reply.get("finish_reason") == "stop"
         yield schema, reply
 
 
