@@ -222,6 +222,7 @@ def run_model(options, schemas):
         if "error" in reply:
             reply["error"] = reply["error"]["message"]
         reply["text"] = reply.get("answer")
+        reply["tokens"] = reply.get("tokens", {}).get("completion", 0)
         reply["finished"] = reply.get("finish_reason") == "stop"
         yield schema, reply
 
