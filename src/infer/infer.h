@@ -161,7 +161,7 @@ int grammar_state_copy(struct grammar_state *to, const struct grammar_state *fro
 
 /* messages: [{role, content, …}]; tools may be NULL; answer: the prompt ends where the assistant
  * begins. Rendered by the model's chat template; control tokens spelled out inside messages stay
- * text. SHU_E_UNSUPPORTED if the model has no template. Appends to out. */
+ * text, the noncharacter U+FDD0 is dropped. SHU_E_UNSUPPORTED if the model has no template. Appends to out. */
 int prompt_from_messages(struct engine *engine, const json_t *messages, const json_t *tools, bool answer,
                          struct tokens *out, struct shu_error *err);
 /* Plain text to be continued, with BOS where the vocabulary asks; nothing in it is special. */
