@@ -16,6 +16,27 @@
 #define matmul_avx512 matmul_avx512_emulated
 #endif
 
+/* Kernels are written to be inlined and unrolled whole: -O2 keeps small fixed loops rolled and their arrays in memory.
+ * Where they are checked, not timed (emulation; SHU_COMPACT_KERNELS, set by CMake for sanitizers), one compact copy of
+ * every loop keeps their compilation short. */
+#if defined(SHU_EMULATED) || defined(SHU_COMPACT_KERNELS)
+#define INLINE static __attribute__((noinline))
+#define UNROLL_4
+#define UNROLL_8
+#define UNROLL_16
+#else
+#define INLINE static inline __attribute__((always_inline))
+#if defined(__clang__)
+#define UNROLL_4  _Pragma("unroll(4)")
+#define UNROLL_8  _Pragma("unroll(8)")
+#define UNROLL_16 _Pragma("unroll(16)")
+#else
+#define UNROLL_4  _Pragma("GCC unroll 4")
+#define UNROLL_8  _Pragma("GCC unroll 8")
+#define UNROLL_16 _Pragma("GCC unroll 16")
+#endif
+#endif
+
 typedef void matmul_fn(const struct matmul_args *args, int64_t panel0, int64_t panel1, int64_t t0, int64_t t1);
 
 struct matmul_table {

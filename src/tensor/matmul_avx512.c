@@ -13,22 +13,6 @@
 
 #include "tensor/packed.h"
 
-/* Emulated code is checked, not timed: one compact copy of every loop keeps its compilation short. */
-#if defined(SHU_EMULATED)
-#define INLINE static __attribute__((noinline))
-#define UNROLL_4
-#define UNROLL_8
-#else
-#define INLINE static inline __attribute__((always_inline))
-#if defined(__clang__)
-#define UNROLL_4 _Pragma("unroll(4)")
-#define UNROLL_8 _Pragma("unroll(8)")
-#else
-#define UNROLL_4 _Pragma("GCC unroll 4")
-#define UNROLL_8 _Pragma("GCC unroll 8")
-#endif
-#endif
-
 /* Tokens that share one decoding of the weights. */
 #define TOKEN_TILE 32
 /* Columns of one partial sum of the float types. */

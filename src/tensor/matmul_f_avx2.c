@@ -7,14 +7,6 @@
 
 #include <immintrin.h>
 
-#define INLINE static inline __attribute__((always_inline))
-
-#ifdef __clang__
-#define UNROLL_8 _Pragma("unroll(8)")
-#else
-#define UNROLL_8 _Pragma("GCC unroll 8")
-#endif
-
 /* Columns that one partial sum takes before it joins the total: bounds the growth of rounding errors. */
 #define CHUNK 256
 

@@ -21,15 +21,6 @@
 
 #include "tensor/packed.h"
 
-#define INLINE static inline __attribute__((always_inline))
-
-/* -O2 keeps small fixed loops rolled and their arrays in memory: unroll by hand. */
-#ifdef __clang__
-#define UNROLL _Pragma("unroll(8)")
-#else
-#define UNROLL _Pragma("GCC unroll 8")
-#endif
-
 /* Compilers may reorder integer sums; gcc does, keeps every product waiting and spills them all. This pins a running
  * sum to a register after each step. */
 #define PIN(vector) __asm__("" : "+x"(vector))
@@ -93,9 +84,6 @@ INLINE __m256i bits(__m256i value, int from, int to, int mask) {
 #define TOKEN_TILE 32
 #define PANEL_TILE 2
 #define SUBS_MAX   8
-/* Rows from which tiles beat registers: blocks of 32, super-blocks. */
-#define TILE_FROM   5
-#define TILE_FROM_K 4
 
 /* `tokens` rows from a block on. */
 struct rows {
@@ -112,12 +100,12 @@ typedef __m256i sums[PANEL_TILE][4];
 /* Adds int16 pair sums of word groups [first, first + count). */
 INLINE void add_pairs(const struct decoded *w, const int panels, struct rows rows, const int tokens, const int first,
                       const int count, sums sum) {
-    UNROLL for (int g = first; g < first + count; g++) {
+    UNROLL_8 for (int g = first; g < first + count; g++) {
         __m256i weights[PANEL_TILE];
-        UNROLL for (int p = 0; p < panels; p++) weights[p] = w[p].w[g];
-        UNROLL for (int t = 0; t < tokens; t++) {
+        UNROLL_8 for (int p = 0; p < panels; p++) weights[p] = w[p].w[g];
+        UNROLL_8 for (int t = 0; t < tokens; t++) {
             __m256i q = broadcast4(block_of(rows, t)->q + 4 * g);
-            UNROLL for (int p = 0; p < panels; p++) {
+            UNROLL_8 for (int p = 0; p < panels; p++) {
                 sum[p][t] = _mm256_add_epi16(sum[p][t], _mm256_maddubs_epi16(weights[p], q));
                 PIN(sum[p][t]);
             }
@@ -128,12 +116,12 @@ INLINE void add_pairs(const struct decoded *w, const int panels, struct rows row
 /* Q8_0: signs move to the activations, every pair sum is widened at once. */
 INLINE void add_signed(const struct decoded *w, const int panels, struct rows rows, const int tokens, sums sum) {
     const __m256i ones = _mm256_set1_epi16(1);
-    UNROLL for (int g = 0; g < 8; g++) {
+    UNROLL_8 for (int g = 0; g < 8; g++) {
         __m256i size[PANEL_TILE];
-        UNROLL for (int p = 0; p < panels; p++) size[p] = _mm256_abs_epi8(w[p].w[g]);
-        UNROLL for (int t = 0; t < tokens; t++) {
+        UNROLL_8 for (int p = 0; p < panels; p++) size[p] = _mm256_abs_epi8(w[p].w[g]);
+        UNROLL_8 for (int t = 0; t < tokens; t++) {
             __m256i q = broadcast4(block_of(rows, t)->q + 4 * g);
-            UNROLL for (int p = 0; p < panels; p++) {
+            UNROLL_8 for (int p = 0; p < panels; p++) {
                 __m256i pairs = _mm256_maddubs_epi16(size[p], _mm256_sign_epi8(q, w[p].w[g]));
                 sum[p][t] = _mm256_add_epi32(sum[p][t], _mm256_madd_epi16(pairs, ones));
                 PIN(sum[p][t]);
@@ -158,17 +146,17 @@ INLINE void dot(enum kind kind, const struct decoded *w, const int panels, struc
     const __m256i ones = _mm256_set1_epi16(1);
     const bool halves = kind == KIND_HALVES || kind == KIND_HALVES4 || kind == KIND_HALVES32;
     const int parts = halves || kind == KIND_MIN5 ? 2 : 1;
-    UNROLL for (int h = 0; h < parts; h++) {
+    UNROLL_8 for (int h = 0; h < parts; h++) {
         sums part;
-        UNROLL for (int t = 0; t < tokens; t++) {
+        UNROLL_8 for (int t = 0; t < tokens; t++) {
             __m256i start = start_of(kind, block_of(rows, t), h);
-            UNROLL for (int p = 0; p < panels; p++) part[p][t] = start;
+            UNROLL_8 for (int p = 0; p < panels; p++) part[p][t] = start;
         }
         if (kind == KIND_SIGNED)
             add_signed(w, panels, rows, tokens, part);
         else
             add_pairs(w, panels, rows, tokens, h * 4, 8 / parts, part);
-        UNROLL for (int p = 0; p < panels; p++) UNROLL for (int t = 0; t < tokens; t++) {
+        UNROLL_8 for (int p = 0; p < panels; p++) UNROLL_8 for (int t = 0; t < tokens; t++) {
             __m256i wide = part[p][t];
             if (kind != KIND_SIGNED) wide = _mm256_madd_epi16(wide, halves ? w[p].half[h] : ones);
             sum[p][t] = h == 0 ? wide : _mm256_add_epi32(sum[p][t], wide);
@@ -181,10 +169,10 @@ INLINE void block_times(enum kind kind, const struct decoded *w, const int panel
                         __m256 *acc) {
     sums sum;
     dot(kind, w, panels, rows, tokens, sum);
-    UNROLL for (int t = 0; t < tokens; t++) {
+    UNROLL_8 for (int t = 0; t < tokens; t++) {
         const struct act8_block *x = block_of(rows, t);
         const __m256 scale = _mm256_set1_ps(x->scale);
-        UNROLL for (int p = 0; p < panels; p++) {
+        UNROLL_8 for (int p = 0; p < panels; p++) {
             __m256 total = acc[p * TOKEN_TILE + t];
             total = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[p][t]), _mm256_mul_ps(w[p].scale, scale), total);
             if (kind == KIND_MIN4 || kind == KIND_MIN5)
@@ -201,7 +189,7 @@ INLINE void block_times(enum kind kind, const struct decoded *w, const int panel
 /* ------------------------------------------------------- blocks of 32 */
 
 INLINE void nibbles(const uint8_t *body, struct decoded *out) {
-    UNROLL for (int k = 0; k < 4; k++) {
+    UNROLL_8 for (int k = 0; k < 4; k++) {
         __m256i both = load(body + 32 * k);
         out->w[k] = bits(both, 0, 0, 15);
         out->w[k + 4] = bits(both, 4, 0, 15);
@@ -220,7 +208,7 @@ INLINE void five_bits(const uint8_t *body, struct decoded *out) {
                        _mm256_srli_epi16(planes, 1),
                        _mm256_srli_epi16(planes, 2),
                        _mm256_srli_epi16(planes, 3)};
-    UNROLL for (int g = 0; g < 8; g++) out->w[g] = _mm256_or_si256(out->w[g], _mm256_and_si256(high[g], bit));
+    UNROLL_8 for (int g = 0; g < 8; g++) out->w[g] = _mm256_or_si256(out->w[g], _mm256_and_si256(high[g], bit));
 }
 
 INLINE void share_nothing(const uint8_t *head, const uint8_t *body, struct shared *out) {
@@ -260,7 +248,7 @@ INLINE void decode_q5_1(const uint8_t *head, const uint8_t *body, const struct s
 INLINE void decode_q8_0(const uint8_t *head, const uint8_t *body, const struct shared *shared, int sub,
                         struct decoded *out) {
     (void)shared, (void)sub;
-    UNROLL for (int k = 0; k < 8; k++) out->w[k] = load(body + 32 * k);
+    UNROLL_8 for (int k = 0; k < 8; k++) out->w[k] = load(body + 32 * k);
     out->scale = load_halves(head);
 }
 
@@ -291,7 +279,7 @@ INLINE void share_k(const uint8_t *head, const uint8_t *body, struct shared *out
     __m256i a = load(body), b = load(body + 32), c = load(body + 64);
     __m256i scales[2] = {bits(a, 0, 0, 63), _mm256_or_si256(bits(c, 0, 0, 15), bits(a, 2, 0, 48))};
     __m256i mins[2] = {bits(b, 0, 0, 63), _mm256_or_si256(bits(c, 4, 0, 15), bits(b, 2, 0, 48))};
-    UNROLL for (int g = 0; g < 8; g++) {
+    UNROLL_8 for (int g = 0; g < 8; g++) {
         out->scale[g] = _mm256_mul_ps(d, byte_to_float(scales[g / 4], g % 4));
         out->min[g] = _mm256_mul_ps(dmin, byte_to_float(mins[g / 4], g % 4));
     }
@@ -301,7 +289,7 @@ INLINE void decode_q4_k(const uint8_t *head, const uint8_t *body, const struct s
                         struct decoded *out) {
     (void)head;
     const uint8_t *qs = body + 96 + sub / 2 * 256;
-    UNROLL for (int k = 0; k < 8; k++) out->w[k] = bits(load(qs + 32 * k), sub % 2 * 4, 0, 15);
+    UNROLL_8 for (int k = 0; k < 8; k++) out->w[k] = bits(load(qs + 32 * k), sub % 2 * 4, 0, 15);
     out->scale = shared->scale[sub];
     out->min = shared->min[sub];
 }
@@ -310,7 +298,7 @@ INLINE void decode_q5_k(const uint8_t *head, const uint8_t *body, const struct s
                         struct decoded *out) {
     (void)head;
     const uint8_t *high = body + 96, *qs = body + 352 + sub / 2 * 256;
-    UNROLL for (int k = 0; k < 8; k++) out->w[k] =
+    UNROLL_8 for (int k = 0; k < 8; k++) out->w[k] =
         _mm256_or_si256(bits(load(qs + 32 * k), sub % 2 * 4, 0, 15), bits(load(high + 32 * k), sub, 4, 16));
     out->scale = shared->scale[sub];
     out->min = shared->min[sub];
@@ -318,7 +306,7 @@ INLINE void decode_q5_k(const uint8_t *head, const uint8_t *body, const struct s
 
 INLINE void share_q6_k(const uint8_t *head, const uint8_t *body, struct shared *out) {
     out->scale[0] = load_halves(head);
-    UNROLL for (int k = 0; k < 4; k++) out->half[k] = load(body + 32 * k);
+    UNROLL_8 for (int k = 0; k < 4; k++) out->half[k] = load(body + 32 * k);
 }
 
 INLINE void decode_q6_k(const uint8_t *head, const uint8_t *body, const struct shared *shared, int sub,
@@ -326,7 +314,7 @@ INLINE void decode_q6_k(const uint8_t *head, const uint8_t *body, const struct s
     (void)head;
     const int half = sub / 4, quarter = sub % 4;
     const uint8_t *ql = body + 128 + half * 768 + quarter % 2 * 256, *qh = body + 640 + half * 768;
-    UNROLL for (int k = 0; k < 8; k++) out->w[k] =
+    UNROLL_8 for (int k = 0; k < 8; k++) out->w[k] =
         _mm256_or_si256(bits(load(ql + 32 * k), quarter / 2 * 4, 0, 15), bits(load(qh + 32 * k), quarter * 2, 4, 48));
     take_halves(shared, sub, out);
 }
@@ -338,14 +326,14 @@ INLINE void share_q3_k(const uint8_t *head, const uint8_t *body, struct shared *
     out->half[1] = _mm256_or_si256(bits(b, 0, 0, 15), bits(c, 2, 4, 48));
     out->half[2] = _mm256_or_si256(bits(a, 4, 0, 15), bits(c, 4, 4, 48));
     out->half[3] = _mm256_or_si256(bits(b, 4, 0, 15), bits(c, 6, 4, 48));
-    UNROLL for (int k = 0; k < 4; k++) out->half[k] = _mm256_sub_epi8(out->half[k], _mm256_set1_epi8(32));
+    UNROLL_8 for (int k = 0; k < 4; k++) out->half[k] = _mm256_sub_epi8(out->half[k], _mm256_set1_epi8(32));
 }
 
 INLINE void decode_q3_k(const uint8_t *head, const uint8_t *body, const struct shared *shared, int sub,
                         struct decoded *out) {
     (void)head;
     const uint8_t *qs = body + 96 + sub / 4 * 256, *high = body + 608;
-    UNROLL for (int k = 0; k < 8; k++) out->w[k] =
+    UNROLL_8 for (int k = 0; k < 8; k++) out->w[k] =
         _mm256_or_si256(bits(load(qs + 32 * k), sub % 4 * 2, 0, 3), bits(load(high + 32 * k), sub, 2, 4));
     take_halves(shared, sub, out);
 }
@@ -353,7 +341,7 @@ INLINE void decode_q3_k(const uint8_t *head, const uint8_t *body, const struct s
 INLINE void share_q2_k(const uint8_t *head, const uint8_t *body, struct shared *out) {
     out->scale[0] = load_halves(head);
     out->min[0] = negated(load_halves(head + 16));
-    UNROLL for (int k = 0; k < 4; k++) {
+    UNROLL_8 for (int k = 0; k < 4; k++) {
         out->half[k] = bits(load(body + 32 * k), 0, 0, 15);
         out->half_min[k] = bits(load(body + 32 * k), 4, 0, 15);
     }
@@ -363,7 +351,7 @@ INLINE void decode_q2_k(const uint8_t *head, const uint8_t *body, const struct s
                         struct decoded *out) {
     (void)head;
     const uint8_t *qs = body + 128 + sub / 4 * 256;
-    UNROLL for (int k = 0; k < 8; k++) out->w[k] = bits(load(qs + 32 * k), sub % 4 * 2, 0, 3);
+    UNROLL_8 for (int k = 0; k < 8; k++) out->w[k] = bits(load(qs + 32 * k), sub % 4 * 2, 0, 3);
     take_halves(shared, sub, out);
     __m256i low = byte_doubled(shared->half_min[sub / 2], sub % 2 * 2);
     __m256i high = byte_doubled(shared->half_min[sub / 2], sub % 2 * 2 + 1);
@@ -419,7 +407,7 @@ INLINE const uint8_t *body_of(const struct type type, const uint8_t *panel, int6
 INLINE void prefetch_share(const struct type type, const uint8_t *ahead, int sub) {
     const size_t share = (type.head + type.body) * ACT8_BLOCK / (size_t)type.columns;
     __asm__ volatile("" ::: "memory");
-    UNROLL for (size_t at = 0; at < share; at += 64)
+    UNROLL_8 for (size_t at = 0; at < share; at += 64)
         _mm_prefetch((const char *)ahead + (size_t)sub * share + at, _MM_HINT_T0);
 }
 
@@ -438,14 +426,14 @@ INLINE void few_block(const struct type type, const uint8_t *head, const uint8_t
     struct shared shared;
     type.share(head, body, &shared);
     /* Unrolled: shift counts become constants. */
-    UNROLL for (int sub = 0; sub < type.columns / ACT8_BLOCK; sub++)
+    UNROLL_8 for (int sub = 0; sub < type.columns / ACT8_BLOCK; sub++)
         few_sub(type, head, body, &shared, sub, rows, tokens, acc);
 }
 
 INLINE void few_times(const struct matmul_args *args, int64_t panel, int64_t token, const int tokens,
                       const struct type type) {
     __m256 acc[4];
-    UNROLL for (int t = 0; t < tokens; t++) acc[t] = _mm256_setzero_ps();
+    UNROLL_8 for (int t = 0; t < tokens; t++) acc[t] = _mm256_setzero_ps();
     const uint8_t *at = args->weight->data + (size_t)panel * args->weight->panel_bytes;
     const size_t x_step = (size_t)type.columns / ACT8_BLOCK * sizeof(struct act8_block);
     struct rows rows = {(const uint8_t *)args->x + (size_t)token * args->x_row_bytes, args->x_row_bytes};
@@ -454,7 +442,7 @@ INLINE void few_times(const struct matmul_args *args, int64_t panel, int64_t tok
         few_block(type, head_of(type, at, b), body_of(type, at, b), rows, tokens, acc);
         rows.x += x_step;
     }
-    UNROLL for (int t = 0; t < tokens; t++) store_rows(args, panel, token + t, acc[t]);
+    UNROLL_8 for (int t = 0; t < tokens; t++) store_rows(args, panel, token + t, acc[t]);
 }
 
 /* A decoded block of two panels times `tokens` rows. */
@@ -492,12 +480,12 @@ INLINE void tile_times(const struct matmul_args *args, int64_t panel, int panels
     const size_t x_step = (size_t)type.columns / ACT8_BLOCK * sizeof(struct act8_block);
     int64_t blocks = args->weight->cols / type.columns;
     for (int64_t b = 0; b < blocks; b++) {
-        UNROLL for (int p = 0; p < PANEL_TILE; p++) {
+        UNROLL_8 for (int p = 0; p < PANEL_TILE; p++) {
             const uint8_t *head = head_of(type, at[p], b), *body = body_of(type, at[p], b);
             const uint8_t *ahead = body + PREFETCH_AHEAD;
             if (ahead >= at[p] + panel_bytes) ahead += panel_bytes; /* what follows is the other panel's */
             type.share(head, body, &shared);
-            UNROLL for (int sub = 0; sub < type.columns / ACT8_BLOCK; sub++) {
+            UNROLL_8 for (int sub = 0; sub < type.columns / ACT8_BLOCK; sub++) {
                 prefetch_share(type, ahead, sub);
                 type.decode(head, body, &shared, sub, &w[sub][p]);
             }
@@ -509,15 +497,24 @@ INLINE void tile_times(const struct matmul_args *args, int64_t panel, int panels
         for (int t = 0; t < tokens; t++) store_rows(args, panel + p, token + t, acc[p * TOKEN_TILE + t]);
 }
 
+/* Rows from which tiles beat registers, by measurement. Two groups of four read a panel of Q8_0 twice, the second time
+ * from L2, and still win: a tile saves it no arithmetic. */
+INLINE int64_t tile_from_of(const struct type type) {
+    if (type.kind == KIND_SIGNED) return 9;
+    return type.columns > ACT8_BLOCK ? 4 : 5;
+}
+
 INLINE void panels_times(const struct matmul_args *args, int64_t panel0, int64_t panel1, int64_t t0, int64_t t1,
                          const struct type type) {
-    const int64_t tile_from = type.columns > ACT8_BLOCK ? TILE_FROM_K : TILE_FROM;
+    const int64_t tile_from = tile_from_of(type);
     if (t1 - t0 < tile_from) {
         for (int64_t panel = panel0; panel < panel1; panel++) {
-            if (t1 - t0 == 1) few_times(args, panel, t0, 1, type);
-            if (t1 - t0 == 2) few_times(args, panel, t0, 2, type);
-            if (t1 - t0 == 3) few_times(args, panel, t0, 3, type);
-            if (t1 - t0 == 4 && tile_from > 4) few_times(args, panel, t0, 4, type);
+            int64_t t = t0;
+            if (tile_from > 4)
+                for (; t + 4 <= t1; t += 4) few_times(args, panel, t, 4, type);
+            if (t1 - t == 1) few_times(args, panel, t, 1, type);
+            if (t1 - t == 2) few_times(args, panel, t, 2, type);
+            if (t1 - t == 3) few_times(args, panel, t, 3, type);
         }
         return;
     }
