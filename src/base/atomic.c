@@ -3,6 +3,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -22,6 +24,9 @@ static void atomic_forget(struct atomic_file *file) {
 /* A rename would replace /dev/null or a FIFO by a plain file; nobody who names one wants that. */
 static int refuse_special(const char *path, struct shu_error *err) {
     struct stat info;
+    if (strncmp(path, "/dev/", 5) == 0 || strncmp(path, "/proc/", 6) == 0) /* /dev/stdout may lead to a plain file */
+        return SHU_FAIL(err, SHU_E_USAGE, "%s: expected a regular file or a new name to write to, found a device",
+                        path);
     if (stat(path, &info) || S_ISREG(info.st_mode)) return SHU_OK;
     return SHU_FAIL(err, SHU_E_USAGE, "%s: expected a regular file or a new name to write to, found a %s", path,
                     S_ISDIR(info.st_mode) ? "folder" : "device, pipe or socket");
@@ -50,11 +55,23 @@ static int open_temp(struct atomic_file *file, struct shu_error *err) {
 
 int atomic_open(const char *path, struct atomic_file *out, struct shu_error *err) {
     *out = (struct atomic_file){.fd = -1};
+    char target[PATH_MAX];
+    struct stat info;
+    /* A link stays a link: what it points to is replaced. */
     int status = refuse_special(path, err);
+    if (!status && lstat(path, &info) == 0 && S_ISLNK(info.st_mode) && realpath(path, target)) path = target;
+    if (!status) status = refuse_special(path, err);
     if (status) return status;
     out->path = mem_strdup(path);
     status = out->path ? open_temp(out, err) : SHU_FAIL(err, SHU_E_NOMEM, "%s: not enough memory to write it", path);
-    if (status) atomic_forget(out);
+    /* Nobody may read the new file who could not read the old one. */
+    if (!status && stat(path, &info) == 0 && fchmod(out->fd, info.st_mode & 07777) != 0)
+        status =
+            SHU_FAIL(err, SHU_E_IO, "%s: cannot take the access rights of the old file: %s", path, strerror(errno));
+    if (status && out->fd >= 0)
+        atomic_abort(out);
+    else if (status)
+        atomic_forget(out);
     return status;
 }
 

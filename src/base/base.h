@@ -112,13 +112,15 @@ void map_release(const struct map *map, size_t offset, size_t bytes);
 /* Whole file into `out` (appended). SHU_E_RANGE if larger than max_bytes. "-" reads stdin. */
 int file_read(const char *path, size_t max_bytes, struct buf *out, struct shu_error *err);
 bool file_exists(const char *path);
+bool file_same(const char *a, const char *b); /* both exist and are one file, links followed */
 bool path_is_dir(const char *path);
 int dir_make(const char *path, struct shu_error *err); /* mkdir -p, mode 0755 */
 
 /* A file that appears whole or not at all: written to "PATH.tmp.PID", then
  * fsync, rename, fsync of the folder. abort (or a crash) leaves the old file.
  * Devices, pipes and folders are refused with SHU_E_USAGE: a rename would
- * replace them. After a failed open the struct is closed and needs no abort. */
+ * replace them; a link stays, and what it points to is replaced. A file that
+ * is replaced hands its access rights on. After a failed open the struct is closed and needs no abort. */
 struct atomic_file {
     int fd;     /* -1 when closed */
     char *path; /* final name */

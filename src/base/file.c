@@ -116,6 +116,11 @@ int file_read(const char *path, size_t max_bytes, struct buf *out, struct shu_er
 
 /* ------------------------------------------------------------- folders */
 
+bool file_same(const char *a, const char *b) {
+    struct stat one, two;
+    return stat(a, &one) == 0 && stat(b, &two) == 0 && one.st_dev == two.st_dev && one.st_ino == two.st_ino;
+}
+
 bool file_exists(const char *path) {
     struct stat info;
     return stat(path, &info) == 0;

@@ -36,6 +36,7 @@ static int feed(struct engine *engine, int sequence, int64_t count, struct rng *
         const struct step_item item = {sequence, tokens, n, count == 0};
         int status = engine_step(engine, &item, 1, err);
         if (status) return status;
+        if (interrupt_pending()) return SHU_FAIL(err, SHU_E_CANCELLED, "interrupted; nothing was measured");
     }
     return SHU_OK;
 }
@@ -61,7 +62,7 @@ static int time_decode(struct engine *engine, struct speed *speed, int sequence,
         const struct step_item item = {sequence, &token, 1, 1};
         int status = engine_step(engine, &item, 1, err);
         if (status) return status;
-        if (interrupt_pending()) return SHU_FAIL(err, SHU_E_CANCELLED, "interrupted");
+        if (interrupt_pending()) return SHU_FAIL(err, SHU_E_CANCELLED, "interrupted; nothing was measured");
     }
     speed->decode_rate[run] = (double)speed->decode / ((double)(clock_ns() - start_ns) * 1e-9);
     return sequence_truncate(engine, sequence, (int)speed->depth, err);

@@ -38,7 +38,7 @@ static void chat_set_system(struct chat *chat, const char *text) {
 
 static bool on_token(void *context, const struct generated_token *token) {
     struct chat *chat = context;
-    fwrite(token->text, 1, token->bytes, stdout);
+    cli_print_text(token->text, token->bytes, chat->terminal);
     fflush(stdout);
     return buf_append(&chat->reply, token->text, token->bytes) == SHU_OK && !interrupt_pending();
 }
@@ -139,7 +139,9 @@ static bool chat_line(struct chat *chat, const char *line) {
             SHU_FAIL(&err, SHU_E_FORMAT, "expected UTF-8 text, found invalid bytes; check the terminal's encoding");
     else
         status = chat_turn(chat, line, &err);
-    if (status) fprintf(stderr, "shu chat: %s\n", err.message);
+    if (status)
+        fprintf(stderr, "shu chat: %s%s\n", err.message,
+                status == SHU_E_RANGE ? cli_text(chat->cli, " (/reset starts over)", "（/reset 重新开始）") : "");
     return true;
 }
 
@@ -204,6 +206,8 @@ static int run(struct cli *cli, int argc, char **argv) {
     int code = options_parse(cli, options, sizeof options / sizeof *options, argc, argv, &model, 1, &count);
     if (code) return code;
     if (!count) return cli_usage(cli, "expected a model: shu chat MODEL");
+    if (system && !utf8_valid(system, strlen(system)))
+        return cli_usage(cli, "expected --system in UTF-8, found invalid bytes");
     if (cli->json) return cli_usage(cli, "chat has no --json; use `shu run --json`");
 
     struct shu_error err = {0};

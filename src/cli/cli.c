@@ -47,6 +47,18 @@ int cli_print_json(const struct cli *cli, json_t *object) {
     return cli_finish(cli);
 }
 
+void cli_print_text(const char *text, size_t bytes, bool terminal) {
+    for (size_t i = 0; i < bytes; i++) {
+        unsigned char byte = (unsigned char)text[i];
+        bool c1 = byte == 0xc2 && i + 1 < bytes && (unsigned char)text[i + 1] < 0xa0; /* U+0080…U+009F */
+        if (terminal && ((byte < 0x20 && byte != '\n' && byte != '\t') || byte == 0x7f || c1)) {
+            fputs("\xEF\xBF\xBD", stdout);
+            i += c1;
+        } else
+            putchar(byte);
+    }
+}
+
 int cli_finish(const struct cli *cli) {
     if (fflush(stdout) == 0 && !ferror(stdout)) return 0;
     fprintf(stderr, "shu%s%s: expected to write standard output, but it was closed or is full (%s)\n",

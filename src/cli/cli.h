@@ -38,6 +38,9 @@ int cli_fail(const struct cli *cli, const struct shu_error *err);
 int cli_usage(const struct cli *cli, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* Prints a JSON object on one line, releases it, and returns 0 (1 if stdout is closed). */
 int cli_print_json(const struct cli *cli, json_t *object);
+/* A model's text to stdout. On a terminal, control characters other than line feed and tab become U+FFFD: a model
+ * is not trusted to move the cursor. */
+void cli_print_text(const char *text, size_t bytes, bool terminal);
 /* Flushes stdout; a closed pipe or full disk becomes exit code 1 with one line. */
 int cli_finish(const struct cli *cli);
 void cli_help(const struct cli *cli); /* of cli->verb */

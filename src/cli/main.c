@@ -75,6 +75,7 @@ static int strip_common(struct cli *cli, int argc, char **argv, bool *help) {
 int main(int argc, char **argv) {
     setlocale(LC_CTYPE, "");
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a file-size limit is reported like a full disk */
     fault_arm_from_env();
     struct cli cli = {.chinese = locale_is_chinese()};
     bool help = false;
@@ -100,6 +101,5 @@ int main(int argc, char **argv) {
         return cli_finish(&cli);
     }
     int code = cli.verb->run(&cli, count - 1, args + 1);
-    int flushed = cli_finish(&cli);
-    return code ? code : flushed;
+    return code ? code : cli_finish(&cli);
 }

@@ -129,6 +129,7 @@ static int model_quantize_verb(struct cli *cli, int argc, char **argv) {
     int code = options_parse(cli, options, 1, argc, argv, args, 3, &count);
     if (code) return code;
     if (count != 3) return cli_usage(cli, "expected: shu model quantize IN OUT.gguf F32|F16|BF16|Q8_0|Q4_K_M");
+    if (file_same(args[0], args[1])) return cli_usage(cli, "OUT.gguf would replace IN itself: %s", args[1]);
     struct shu_error err = {0};
     struct model *model = NULL;
     struct pool *pool = NULL;

@@ -1,5 +1,6 @@
 /* shu run: one prompt, one answer. */
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/cli.h"
 
@@ -16,7 +17,8 @@ struct run_state {
     const struct cli *cli;
     struct buf answer;
     json_t *logprobs; /* NULL unless asked for */
-    bool failed;      /* out of memory (--json), or standard output is closed: cli_finish reports that */
+    bool terminal;
+    bool failed; /* out of memory (--json), or standard output is closed: cli_finish reports that */
 };
 
 static bool on_token(void *context, const struct generated_token *token) {
@@ -24,7 +26,7 @@ static bool on_token(void *context, const struct generated_token *token) {
     if (state->cli->json) {
         if (buf_append(&state->answer, token->text, token->bytes)) state->failed = true;
     } else {
-        fwrite(token->text, 1, token->bytes, stdout);
+        cli_print_text(token->text, token->bytes, state->terminal);
         if (fflush(stdout)) state->failed = true;
     }
     if (state->logprobs && token->top_count) {
@@ -115,8 +117,21 @@ static int report(const struct cli *cli, struct run_state *state, const struct g
     return cli_print_json(cli, object);
 }
 
+/* An answer under a grammar that did not reach its end: valid only by luck, so no success. */
+static int check_complete(const struct cli *cli, const struct grammar *grammar, const struct generate_result *result) {
+    bool cut = result->reason == FINISH_LENGTH || result->reason == FINISH_CONTEXT || result->reason == FINISH_STOP;
+    if (!grammar || !cut) return 0;
+    if (!cli->json)
+        fprintf(stderr,
+                "shu run: expected a complete answer under the grammar, found it cut after %d tokens (%s); %s\n",
+                result->completion_tokens, finish_reason_name(result->reason),
+                result->reason == FINISH_STOP ? "drop --stop" : "raise -n or --ctx");
+    return 1;
+}
+
 static int answer(const struct cli *cli, struct engine *engine, const struct run_flags *flags, struct shu_error *err) {
-    struct run_state state = {.cli = cli, .logprobs = flags->logprobs ? json_array() : NULL};
+    struct run_state state = {
+        .cli = cli, .logprobs = flags->logprobs ? json_array() : NULL, .terminal = isatty(STDOUT_FILENO)};
     struct generate_options options = {.max_tokens = (int)flags->max_tokens,
                                        .stop = flags->stop.item,
                                        .stop_count = flags->stop.count,
@@ -136,6 +151,7 @@ static int answer(const struct cli *cli, struct engine *engine, const struct run
     if (!status) status = generate(engine, sequence, prompt.id, prompt.count, &options, on_token, &state, &result, err);
     if (!status && state.failed && cli->json) status = SHU_FAIL(err, SHU_E_NOMEM, "out of memory for the answer");
     code = status ? cli_fail(cli, err) : report(cli, &state, &result);
+    if (!status && !code) code = check_complete(cli, grammar, &result);
     if (sequence >= 0) sequence_free(engine, sequence);
     grammar_free(grammar);
     tokens_free(&prompt);
@@ -168,6 +184,8 @@ static int run(struct cli *cli, int argc, char **argv) {
     if (!count) return cli_usage(cli, "expected a model: shu run MODEL -p \"…\"");
     if (!flags.prompt == !flags.file)
         return cli_usage(cli, "expected one of -p TEXT and -f FILE (- reads standard input)");
+    if (flags.system && !utf8_valid(flags.system, strlen(flags.system)))
+        return cli_usage(cli, "expected --system in UTF-8, found invalid bytes");
     if (flags.schema && flags.ebnf) return cli_usage(cli, "expected one of --schema and --grammar, found both");
     struct shu_error err = {0};
     struct engine *engine = NULL;
@@ -187,7 +205,7 @@ const struct verb verb_run = {
                "template; --raw continues the text instead.\n\n"
                "  -p TEXT, -f FILE        the prompt; -f - reads standard input\n"
                "  --system TEXT           system message\n"
-               "  -n N                    at most N tokens (default: until the model ends)\n"
+               "  -n N                    at most N tokens (default 0: until the model ends)\n"
                "  --temp T                0 = always the most likely token (default 0.7)\n"
                "  --top-k K --top-p P --min-p P --repeat-penalty R --presence-penalty R --frequency-penalty R\n"
                "  --seed S                same seed, same answer\n"
@@ -206,7 +224,7 @@ const struct verb verb_run = {
         "模型可以是库里的名字、.gguf 文件或 safetensors 文件夹。对话模型用自带的模板回答；--raw 则直接续写。\n\n"
         "  -p 文本, -f 文件        问题；-f - 读标准输入\n"
         "  --system 文本           系统消息\n"
-        "  -n N                    最多 N 个词元（默认到模型自己结束）\n"
+        "  -n N                    最多 N 个词元（默认 0：到模型自己结束）\n"
         "  --temp T                0 = 总取最可能的词元（默认 0.7）\n"
         "  --top-k K --top-p P --min-p P --repeat-penalty R --presence-penalty R --frequency-penalty R\n"
         "  --seed S                种子相同，回答相同\n"

@@ -25,6 +25,7 @@ static int score_window(struct engine *engine, int sequence, const int32_t *wind
         const struct step_item item = {sequence, window + at, n, scored ? n : 0};
         int status = engine_step(engine, &item, 1, err);
         if (!status && scored) status = rows(context, window, at, n, engine_logits(engine, 0), err);
+        if (!status && interrupt_pending()) status = SHU_FAIL(err, SHU_E_CANCELLED, "interrupted; nothing was written");
         if (status) return status;
         at += n;
     }
@@ -49,7 +50,6 @@ int score_text(struct engine *engine, const struct tokens *tokens, const struct 
         status = sequence_new(engine, &sequence, err);
         if (!status) status = score_window(engine, sequence, window, count, options->first_scored, rows, context, err);
         if (sequence >= 0) sequence_free(engine, sequence);
-        if (!status && interrupt_pending()) status = SHU_FAIL(err, SHU_E_CANCELLED, "interrupted");
         progress_update(progress, at + (size_t)count);
     }
     mem_free(window);

@@ -174,6 +174,26 @@ class Cli(unittest.TestCase):
             self.answers("model", "pull", "here", "-q", env=env)
         self.answers("run", "here", "-p", "x", "-n", 2, env=env)
 
+    def test_outputs_replace_neither_inputs_nor_links_nor_devices(self):
+        text, link, target = self.dir / "in.txt", self.dir / "link.f32", self.dir / "target.f32"
+        text.write_text("some words to score. " * 20)
+        self.fails(shu("logits", self.model, "--file", text, "--out", text, "-q"), 2, "text itself")
+        self.fails(shu("logits", self.model, "--file", text, "--out", self.model, "-q"), 2, "model itself")
+        self.fails(shu("model", "quantize", self.model, self.model, "Q8_0", "-q"), 2, "IN itself")
+        self.fails(shu("logits", self.model, "--file", text, "--out", "/dev/stdout", "-q"), 2, "/dev/stdout")
+        target.write_text("old")
+        target.chmod(0o600)
+        link.symlink_to(target)
+        self.answers("logits", self.model, "--file", text, "--out", link, "-q")
+        self.assertTrue(link.is_symlink())
+        self.assertGreater(target.stat().st_size, 3)
+        self.assertEqual(target.stat().st_mode & 0o777, 0o600)
+
+    def test_a_cut_answer_under_a_schema_is_no_success(self):
+        schema = self.dir / "cut.json"
+        schema.write_text(json.dumps({"type": "string", "minLength": 50}))
+        self.fails(shu("run", self.model, "-p", "x", "--schema", schema, "-n", 3), 1, "cut after 3 tokens", "-n")
+
     def test_broken_user_registry(self):
         config = self.dir / "config-broken"
         (config / "shu").mkdir(parents=True)
