@@ -23,17 +23,14 @@
 #define INLINE static __attribute__((noinline))
 #define UNROLL_4
 #define UNROLL_8
-#define UNROLL_16
 #else
 #define INLINE static inline __attribute__((always_inline))
 #if defined(__clang__)
-#define UNROLL_4  _Pragma("unroll(4)")
-#define UNROLL_8  _Pragma("unroll(8)")
-#define UNROLL_16 _Pragma("unroll(16)")
+#define UNROLL_4 _Pragma("unroll(4)")
+#define UNROLL_8 _Pragma("unroll(8)")
 #else
-#define UNROLL_4  _Pragma("GCC unroll 4")
-#define UNROLL_8  _Pragma("GCC unroll 8")
-#define UNROLL_16 _Pragma("GCC unroll 16")
+#define UNROLL_4 _Pragma("GCC unroll 4")
+#define UNROLL_8 _Pragma("GCC unroll 8")
 #endif
 #endif
 
