@@ -68,7 +68,7 @@ def table(results):
             ours, theirs, bound = ([r[i] for r in rows] for i in range(3))
             ratio = statistics.median(ours) / statistics.median(theirs)
             least, least_share = BARS[size, what]
-            share = statistics.median(ours) / max(bound) if least_share else None
+            share = statistics.median(o / b for o, b in zip(ours, bound)) if least_share else None
             lines.append(f"| {size} | {what} | {peers.spread(ours)} | {peers.spread(theirs)} | {ratio:.2f} | "
                          f">= {least} | {f'{share:.0%}' if share else ''} | "
                          f"{f'>= {least_share:.0%}' if share else ''} |")
