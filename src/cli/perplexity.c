@@ -46,8 +46,9 @@ static int measure(const struct cli *cli, struct engine *engine, const char *pat
     if (cli->json)
         return cli_print_json(
             cli, json_pack("{s:f,s:I,s:i}", "perplexity", perplexity, "tokens", (json_int_t)sum.scored, "ctx", window));
-    printf("perplexity %.4f over %lld tokens (windows of %d, second half scored)\n", perplexity, (long long)sum.scored,
-           window);
+    printf(cli_text(cli, "perplexity %.4f over %lld tokens (windows of %d, second half scored)\n",
+                    "困惑度 %.4f，共 %lld 个词元（窗口 %d，只计后一半）\n"),
+           perplexity, (long long)sum.scored, window);
     return 0;
 }
 
