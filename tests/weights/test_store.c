@@ -314,9 +314,9 @@ enum manner { SERVE_RANGES, SERVE_WHOLE, SERVE_404, SERVE_HALF, SERVE_MORE };
 
 struct server {
     const struct world *world;
-    int fd, port, requests;
-    size_t ranged_from; /* of the last request; 0 = whole */
-    enum manner manner;
+    int fd, port;
+    _Atomic size_t ranged_from; /* of the last request; 0 = whole */
+    _Atomic int manner;         /* enum manner, set by the test while the server runs */
     pthread_t thread;
 };
 
@@ -327,7 +327,6 @@ static void answer(struct server *server, int client) {
     const char *range = strstr(request, "Range: bytes=");
     size_t from = range && server->manner != SERVE_WHOLE ? strtoul(range + 13, NULL, 10) : 0;
     size_t total = sizeof server->world->content + (server->manner == SERVE_MORE ? 100 : 0);
-    server->requests++;
     server->ranged_from = from;
     if (server->manner == SERVE_404)
         snprintf(head, sizeof head, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
