@@ -60,7 +60,9 @@ soak: ## the tests over and over under the sanitizers for SOAK_SECONDS, in rando
 
 bench: ## all benchmarks beside their yardsticks (long; needs the peers, see bench/)
 	@tools/build release shu
-	@for script in bench/*.sh; do echo "== $$script"; SHU=build/release/shu $$script || exit 1; done
+	@tools/build test shu
+	@status=0; for script in bench/*.sh; do \
+	    echo "== $$script"; SHU=build/release/shu $$script || status=1; done; exit $$status
 
 tidy: ## house rules: layers, banned functions, lengths
 	@tools/tidy
