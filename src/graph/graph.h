@@ -130,7 +130,8 @@ size_t graph_memory_bytes(const struct graph *graph); /* 0 before graph_plan */
  * (gathered may be 0: nothing needs logits). */
 struct graph_step {
     int64_t rows, gathered;
-    const struct kv_step *kv; /* NULL for graphs without attention or rope */
+    const struct kv_step *kv; /* NULL for graphs without graph_attention and graph_rope_table */
+    uint64_t dropout_seed;    /* graphs with graph_dropout only */
 };
 /* SHU_E_USAGE: not planned, counts beyond the plan, more pool threads than planned,
  * a KV step of another geometry, an id or index out of range. Nothing ran then. */
@@ -144,5 +145,7 @@ void *graph_data(struct graph *graph, node_id node);
 void graph_profile(struct graph *graph, bool on);
 void graph_profile_read(const struct graph *graph, uint64_t ns[OP_KINDS]);
 const char *graph_op_name(enum graph_op_kind kind);
+
+#include "graph/gradient.h"
 
 #endif

@@ -83,4 +83,6 @@ struct decoder_nodes {
  * lanes are not those the weights were packed for. */
 int decoder_graph(const struct decoder *decoder, struct graph *graph, struct decoder_nodes *out, struct shu_error *err);
 
+#include "nn/learn.h"
+
 #endif

@@ -1,5 +1,6 @@
-/* Attention over the vocabulary of simd_*.h; included once by attention_avx2.c
- * and once by attention_avx512.c, which set MICRO_QUERIES and MICRO_VECTORS.
+/* Attention over the vocabulary of simd_*.h; included once by each of
+ * attention_scalar.c, attention_avx2.c and attention_avx512.c, which set
+ * MICRO_QUERIES and MICRO_VECTORS.
  *
  * Queries (rows x heads of one KV head) go in blocks of QUERY_BLOCK. Per page,
  * 16 positions of K at a time become f32 once and serve all queries of the
@@ -133,20 +134,30 @@ static void page_scores(struct block *block, const struct kv_head *page, const s
     }
 }
 
+/* The tiles of 16 positions that a query sees any of; of the others not even the scores were computed. */
+SIMD_INLINE int tiles_first(const struct query *query) {
+    return query->first / KV_TILE * KV_TILE;
+}
+SIMD_INLINE int tiles_last(const struct query *query) {
+    return (query->last + KV_TILE - 1) / KV_TILE * KV_TILE;
+}
+
+SIMD_INLINE int clip_lanes(int lanes) {
+    return lanes < 0 ? 0 : lanes < SIMD_LANES ? lanes : SIMD_LANES;
+}
+
 /* Raw dot products of one query become scores, hidden ones -inf; returns the new running maximum. */
 SIMD_INLINE float query_scores(const struct attention_args *args, const struct kv_head *page, const struct query *query,
                                float *p) {
     vec by = v_set1(args->scale), cap = v_set1(args->softcap), top = v_set1(query->max);
     bool whole = query->first == 0 && query->last == KV_PAGE;
-    for (int i = query->first / SIMD_LANES * SIMD_LANES; i < query->last; i += SIMD_LANES) {
+    for (int i = tiles_first(query), last = tiles_last(query); i < last; i += SIMD_LANES) {
         vec a = v_load(p + i);
         if (page->k_scale) a = v_mul(a, v_load(page->k_scale + i));
         a = v_mul(a, by);
         if (args->softcap > 0) a = v_mul(cap, v_tanh(v_div(a, cap)));
         if (!whole) {
-            int low = query->first > i ? query->first - i : 0;
-            int high = query->last - i < SIMD_LANES ? query->last - i : SIMD_LANES;
-            a = v_select_range(low, high, a, v_set1(-INFINITY));
+            a = v_select_range(clip_lanes(query->first - i), clip_lanes(query->last - i), a, v_set1(-INFINITY));
         }
         top = v_max(a, top); /* a NaN is dropped here and enters through its weight */
         v_store(p + i, a);
@@ -157,14 +168,20 @@ SIMD_INLINE float query_scores(const struct attention_args *args, const struct k
 /* Scores become weights relative to the new maximum; brings max, sum and out up to date. */
 SIMD_INLINE void query_weights(const struct kv_head *page, struct query *query, float max, float decay, int dim,
                                float *p, float *out) {
-    vec shift = v_set1(max), sum = v_set1(0.0f);
-    for (int i = query->first / SIMD_LANES * SIMD_LANES; i < query->last; i += SIMD_LANES) {
-        vec weight = v_exp_weight(v_sub(v_load(p + i), shift));
-        sum = v_add(sum, weight); /* hidden lanes: e^-inf = 0 */
-        if (page->v_scale) weight = v_mul(weight, v_load(page->v_scale + i));
-        v_store(p + i, weight);
+    vec shift = v_set1(max), sum[TILE_VECTORS];
+    UNROLL
+    for (int v = 0; v < TILE_VECTORS; v++) sum[v] = v_set1(0.0f);
+    for (int tile = tiles_first(query); tile < tiles_last(query); tile += KV_TILE) {
+        UNROLL
+        for (int v = 0; v < TILE_VECTORS; v++) {
+            int i = tile + v * SIMD_LANES;
+            vec weight = v_exp_weight(v_sub(v_load(p + i), shift));
+            sum[v] = v_add(sum[v], weight); /* hidden lanes: e^-inf = 0 */
+            if (page->v_scale) weight = v_mul(weight, v_load(page->v_scale + i));
+            v_store(p + i, weight);
+        }
     }
-    query->sum = query->sum * decay + v_sum(sum);
+    query->sum = query->sum * decay + v_sum_all(sum, TILE_VECTORS);
     query->max = max;
     if (decay == 1.0f) return;
     for (int d = 0; d < dim; d += SIMD_LANES) v_store(out + d, v_mul(v_load(out + d), v_set1(decay)));

@@ -1,8 +1,19 @@
-/* Elementary functions on vectors, over the vocabulary of simd_*.h. The
+/* Sums and elementary functions on vectors, over the vocabulary of simd_*.h. The
  * coefficients are our own minimax fits (Lawson iteration in double); errors
  * were measured against double over the whole range by tests/tensor/test_ops.c. */
 #ifndef TENSOR_MATH_SIMD_H
 #define TENSOR_MATH_SIMD_H
+
+#include "tensor/kernels.h"
+
+/* Sum over all lanes of `count` vectors (1, 2, 4 or 8), which is overwritten: upper half onto lower half until one
+ * is left. */
+SIMD_INLINE float v_sum_all(vec *part, const int count) {
+    if (count > 4) UNROLL_8 for (int j = 0; j < 4; j++) part[j] = v_add(part[j], part[j + 4]);
+    if (count > 2) UNROLL_8 for (int j = 0; j < 2; j++) part[j] = v_add(part[j], part[j + 2]);
+    if (count > 1) part[0] = v_add(part[0], part[1]);
+    return v_sum(part[0]);
+}
 
 /* e^x = (1 + p) * 2^n: x = n ln 2 + r, |r| <= ln 2 / 2, ln 2 in two parts (Cody & Waite 1980). */
 SIMD_INLINE vec exp_reduce(vec x, vec *n) {

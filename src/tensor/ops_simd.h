@@ -1,7 +1,7 @@
-/* Row operations over the vocabulary of simd_*.h; included once by ops_avx2.c
- * and once by ops_avx512.c, which name the table. Sums run over four vectors
- * in turn, then over lanes: an order that depends on the column count alone.
- * Tails go through the same vector code with masked loads and stores. */
+/* Row operations over the vocabulary of simd_*.h; included once by each of
+ * ops_scalar.c, ops_avx2.c and ops_avx512.c, which name the table. The order of
+ * every sum is that of kernels.h, whatever the number of lanes. Tails go
+ * through the same vector code with masked loads and stores. */
 #include "tensor/math_simd.h"
 #include "tensor/ops.h"
 
@@ -26,51 +26,47 @@ SIMD_INLINE void store_at(float *y, int64_t i, int lanes, vec a) {
 #define FOR_LANES(i, lanes, count)                                                                                     \
     for (int64_t i = 0, lanes = lanes_left(0, count); i < (count); i += SIMD_LANES, lanes = lanes_left(i, count))
 
-/* Running sum in four accumulators; adding lane values beyond the tail must add zero. */
-struct sum4 {
-    vec part[4];
-};
+/* A row sum as its 32 partial sums; what enters a lane beyond the tail must be zero. */
+#define SUM_PARTS   32
+#define SUM_VECTORS (SUM_PARTS / SIMD_LANES)
 
-SIMD_INLINE float sum4_total(const struct sum4 *s) {
-    return v_sum(v_add(v_add(s->part[0], s->part[1]), v_add(s->part[2], s->part[3])));
-}
-
-SIMD_INLINE struct sum4 sum4_zero(void) {
-    vec zero = v_set1(0.0f);
-    return (struct sum4){{zero, zero, zero, zero}};
+SIMD_INLINE void parts_clear(vec part[SUM_VECTORS]) {
+    UNROLL_8 for (int j = 0; j < SUM_VECTORS; j++) part[j] = v_set1(0.0f);
 }
 
 /* ------------------------------------------------------------------- norms */
 
 /* sum (x - mean)^2 */
 static float square_sum(const float *x, float mean, int64_t cols) {
-    struct sum4 sum = sum4_zero();
+    vec sum[SUM_VECTORS];
+    parts_clear(sum);
     vec center = v_set1(mean);
     int64_t i = 0;
-    for (; i + 4 * SIMD_LANES <= cols; i += 4 * SIMD_LANES) {
-        for (int j = 0; j < 4; j++) {
+    for (; i + SUM_PARTS <= cols; i += SUM_PARTS) {
+        UNROLL_8 for (int j = 0; j < SUM_VECTORS; j++) {
             vec a = v_sub(v_load(x + i + j * SIMD_LANES), center);
-            sum.part[j] = v_fma(a, a, sum.part[j]);
+            sum[j] = v_fma(a, a, sum[j]);
         }
     }
     for (int j = 0; i < cols; i += SIMD_LANES, j++) {
         int lanes = lanes_left(i, cols);
         vec a = v_select_range(0, lanes, v_sub(load_at(x, i, lanes), center), v_set1(0.0f));
-        sum.part[j] = v_fma(a, a, sum.part[j]);
+        sum[j] = v_fma(a, a, sum[j]);
     }
-    return sum4_total(&sum);
+    return v_sum_all(sum, SUM_VECTORS);
 }
 
 static float plain_sum(const float *x, int64_t cols) {
-    struct sum4 sum = sum4_zero();
+    vec sum[SUM_VECTORS];
+    parts_clear(sum);
     int64_t i = 0;
-    for (; i + 4 * SIMD_LANES <= cols; i += 4 * SIMD_LANES)
-        for (int j = 0; j < 4; j++) sum.part[j] = v_add(sum.part[j], v_load(x + i + j * SIMD_LANES));
+    for (; i + SUM_PARTS <= cols; i += SUM_PARTS)
+        UNROLL_8 for (int j = 0; j < SUM_VECTORS; j++) sum[j] = v_add(sum[j], v_load(x + i + j * SIMD_LANES));
     for (int j = 0; i < cols; i += SIMD_LANES, j++) {
         int lanes = lanes_left(i, cols);
-        sum.part[j] = v_add(sum.part[j], load_at(x, i, lanes));
+        sum[j] = v_add(sum[j], load_at(x, i, lanes));
     }
-    return sum4_total(&sum);
+    return v_sum_all(sum, SUM_VECTORS);
 }
 
 static void rms_norm(const float *x, const float *gain, float eps, int64_t cols, float *y) {
@@ -100,14 +96,15 @@ static void softmax(const float *x, float factor, int64_t cols, float *y) {
         top = v_max(v_select_range(0, (int)lanes, a, v_set1(-INFINITY)), top); /* a NaN is dropped here, */
     }
     vec shift = v_set1(v_max_lane(top));
-    struct sum4 sum = sum4_zero();
+    vec sum[SUM_VECTORS];
+    parts_clear(sum);
     FOR_LANES(i, lanes, cols) { /* and enters the sum here */
         vec e = v_exp(v_sub(v_mul(load_at(x, i, (int)lanes), scale_by), shift));
-        int part = (int)(i / SIMD_LANES % 4);
-        sum.part[part] = v_add(sum.part[part], v_select_range(0, (int)lanes, e, v_set1(0.0f)));
+        int part = (int)(i / SIMD_LANES % SUM_VECTORS);
+        sum[part] = v_add(sum[part], v_select_range(0, (int)lanes, e, v_set1(0.0f)));
         store_at(y, i, (int)lanes, e);
     }
-    vec inverse = v_set1(1.0f / sum4_total(&sum));
+    vec inverse = v_set1(1.0f / v_sum_all(sum, SUM_VECTORS));
     FOR_LANES(i, lanes, cols) store_at(y, i, (int)lanes, v_mul(load_at(y, i, (int)lanes), inverse));
 }
 
@@ -208,22 +205,44 @@ static void softcap(const float *x, float cap, int64_t count, float *y) {
 
 /* ---------------------------------------------------------------- rotation */
 
+/* (a, b) turned by the angle of which c and s are cosine and sine. */
+SIMD_INLINE void turn(vec *a, vec *b, vec c, vec s) {
+    vec turned = v_fnma(*b, s, v_mul(*a, c));
+    *b = v_fma(*a, s, v_mul(*b, c));
+    *a = turned;
+}
+
 static void rope_halves(float *x, int half, const float *cos_sin) {
     FOR_LANES(i, lanes, half) {
         int n = (int)lanes;
         vec a = load_at(x, i, n), b = load_at(x, half + i, n);
-        vec c = load_at(cos_sin, i, n), s = load_at(cos_sin, half + i, n);
-        store_at(x, i, n, v_fnma(b, s, v_mul(a, c)));
-        store_at(x, half + i, n, v_fma(a, s, v_mul(b, c)));
+        turn(&a, &b, load_at(cos_sin, i, n), load_at(cos_sin, half + i, n));
+        store_at(x, i, n, a);
+        store_at(x, half + i, n, b);
+    }
+}
+
+/* Neighbours: a few hundred elements per token, parting them one by one will do. */
+static void rope_neighbours(float *x, int half, const float *cos_sin) {
+    FOR_LANES(i, lanes, half) {
+        int n = (int)lanes;
+        float even[SIMD_LANES] = {0}, odd[SIMD_LANES] = {0}, *pair = x + 2 * i;
+        for (int j = 0; j < n; j++) even[j] = pair[2 * j], odd[j] = pair[2 * j + 1];
+        vec a = v_load(even), b = v_load(odd);
+        turn(&a, &b, load_at(cos_sin, i, n), load_at(cos_sin, half + i, n));
+        v_store(even, a);
+        v_store(odd, b);
+        for (int j = 0; j < n; j++) pair[2 * j] = even[j], pair[2 * j + 1] = odd[j];
     }
 }
 
 static void rope(float *x, int heads, int head_dim, int rot, bool neox, const float *cos_sin) {
-    if (!neox) { /* neighbouring pairs: a few hundred elements per token, plain code will do */
-        ops_scalar.rope(x, heads, head_dim, rot, neox, cos_sin);
-        return;
+    for (int head = 0; head < heads; head++, x += head_dim) {
+        if (neox)
+            rope_halves(x, rot / 2, cos_sin);
+        else
+            rope_neighbours(x, rot / 2, cos_sin);
     }
-    for (int head = 0; head < heads; head++) rope_halves(x + (int64_t)head * head_dim, rot / 2, cos_sin);
 }
 
 /* The includer writes: const struct ops_table NAME = OPS_SIMD_TABLE; */

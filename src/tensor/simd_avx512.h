@@ -44,12 +44,10 @@ SIMD_INLINE vec v_round(vec a) {
     for (int i = 0; i < SIMD_LANES; i++) lanes[i] = __builtin_nearbyintf(lanes[i]);
     return v_load(lanes);
 }
-SIMD_INLINE float v_sum(vec a) {
+SIMD_INLINE __m256 v_halves_sum(vec a) {
     float x[SIMD_LANES];
     v_store(x, a);
-    for (int width = SIMD_LANES / 2; width > 0; width /= 2)
-        for (int i = 0; i < width; i++) x[i] += x[i + width];
-    return x[0];
+    return _mm256_add_ps(_mm256_loadu_ps(x), _mm256_loadu_ps(x + 8));
 }
 SIMD_INLINE float v_max_lane(vec a) {
     float x[SIMD_LANES];
@@ -90,8 +88,8 @@ SIMD_INLINE void v_store_part(float *p, int count, vec a) {
 SIMD_INLINE vec v_round(vec a) {
     return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
-SIMD_INLINE float v_sum(vec a) {
-    return _mm512_reduce_add_ps(a);
+SIMD_INLINE __m256 v_halves_sum(vec a) {
+    return _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
 }
 SIMD_INLINE float v_max_lane(vec a) {
     return _mm512_reduce_max_ps(a);
@@ -103,6 +101,13 @@ SIMD_INLINE vec v_load_i8(const int8_t *p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
 }
 #endif
+/* Sum over lanes: upper half onto lower half until one is left (_mm512_reduce_add_ps leaves the order open). */
+SIMD_INLINE float v_sum(vec a) {
+    __m256 h = v_halves_sum(a);
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
 SIMD_INLINE vec v_add(vec a, vec b) {
     return _mm512_add_ps(a, b);
 }

@@ -195,6 +195,8 @@ enum unary_kind {
     UNARY_KINDS
 };
 
+#include "tensor/training.h"
+
 struct kernels {
     const char *isa; /* "scalar", "avx2", "avx512" */
     int lanes;       /* rows per panel of packed weights */
@@ -232,6 +234,8 @@ struct kernels {
      * `scratch` is attention_scratch_bytes() of the calling thread's own memory, 64-byte aligned. */
     void (*attention)(const struct attention_args *args, int64_t row0, int64_t row1, int head0, int head1,
                       void *scratch);
+
+    struct training_kernels training;
 };
 
 /* The table for this machine, or for the set named in SHU_ISA. kernels_select takes a name; NULL means SHU_ISA

@@ -104,4 +104,6 @@ int store_pull(const char *name, bool quiet, struct buf *path, struct shu_error 
 /* [{name, title, licence, bytes, pulled, path}] in the order of the registry; the caller owns it. */
 int store_list(json_t **out, struct shu_error *err);
 
+#include "weights/adapter.h"
+
 #endif
