@@ -12,6 +12,7 @@
 
 #include "tensor/attention.h"
 #include "tensor/ops.h"
+#include "tensor/training_tables.h"
 
 enum isa { ISA_SCALAR, ISA_AVX2, ISA_AVX512, ISA_COUNT };
 
@@ -36,6 +37,7 @@ static void table_build(enum isa isa, const char *name, const struct matmul_tabl
     k.rope = ops->rope ? ops->rope : o->rope;
     k.kv_store = attention->kv_store ? attention->kv_store : attention_scalar.kv_store;
     k.attention = attention->attention ? attention->attention : attention_scalar.attention;
+    k.training = training_scalar;
     tables[isa] = k;
 }
 
