@@ -8,7 +8,9 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__aarch64__)
+#if defined(__x86_64__)
+#include <emmintrin.h>
+#elif defined(__aarch64__)
 #include <arm_neon.h>
 #endif
 
@@ -62,29 +64,33 @@ SIMD_INLINE vec v_mul(vec a, vec b) {
 SIMD_INLINE vec v_div(vec a, vec b) {
     return a / b;
 }
-/* a * b + c, rounded once. Without such an instruction: the product of two floats is exact in double; the sum is
- * rounded there to odd (Boldo & Melquiond 2008), which keeps what the rounding to float must know. The error of the sum
- * comes from Knuth's two-sum; it is NaN, and changes nothing, where the sum is infinite or NaN. */
-#if defined(__aarch64__)
+/* a * b + c, rounded once. x86-64 without FMA: the product of two floats is exact in double; the sum is rounded there
+ * to odd (Boldo & Melquiond 2008), which keeps what the rounding to float must know. The error of the sum comes from
+ * Knuth's two-sum; it is NaN, and changes nothing, where the sum is infinite or NaN. Conversions are intrinsics because
+ * gcc 12 drops the rounding of double lanes that become float and double again ("-O2", seen by test_ops). */
+#if defined(__x86_64__)
+SIMD_INLINE __m128d fma_to_odd(__m128 a, __m128 b, __m128 c) {
+    typedef uint64_t bits2 __attribute__((vector_size(16)));
+    const bits2 one = {1, 1};
+    __m128d product = _mm_cvtps_pd(a) * _mm_cvtps_pd(b), addend = _mm_cvtps_pd(c), sum = product + addend;
+    __m128d back = sum - product, error = (product - (sum - back)) + (addend - back), zero = {0};
+    bits2 bits = (bits2)sum, inexact = (bits2)((error < zero) | (error > zero));
+    bits2 inward = ((bits2)error ^ bits) >> 63; /* the exact sum is nearer to zero */
+    return (__m128d)(bits + ((one - inward - inward) & inexact & ((bits & one) - one)));
+}
+SIMD_INLINE vec v_fma(vec a, vec b, vec c) {
+    __m128d low = fma_to_odd(a, b, c);
+    __m128d high = fma_to_odd(_mm_movehl_ps(a, a), _mm_movehl_ps(b, b), _mm_movehl_ps(c, c));
+    return _mm_movelh_ps(_mm_cvtpd_ps(low), _mm_cvtpd_ps(high));
+}
+#elif defined(__aarch64__)
 SIMD_INLINE vec v_fma(vec a, vec b, vec c) {
     return (vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
 }
 #else
-typedef double vec_double __attribute__((vector_size(16)));
-typedef uint64_t vec_double_bits __attribute__((vector_size(16)));
-
-SIMD_INLINE vec_double fma_to_odd(vec_double a, vec_double b, vec_double c) {
-    vec_double product = a * b, sum = product + c, back = sum - product;
-    vec_double error = (product - (sum - back)) + (c - back), zero = {0};
-    vec_double_bits bits = (vec_double_bits)sum, one = {1, 1};
-    vec_double_bits inexact = (vec_double_bits)((error < zero) | (error > zero));
-    vec_double_bits inward = ((vec_double_bits)error ^ bits) >> 63; /* the exact sum is nearer to zero */
-    return (vec_double)(bits + ((one - inward - inward) & inexact & ((bits & one) - one)));
-}
 SIMD_INLINE vec v_fma(vec a, vec b, vec c) {
-    vec_double low = fma_to_odd((vec_double){a[0], a[1]}, (vec_double){b[0], b[1]}, (vec_double){c[0], c[1]});
-    vec_double high = fma_to_odd((vec_double){a[2], a[3]}, (vec_double){b[2], b[3]}, (vec_double){c[2], c[3]});
-    return (vec){(float)low[0], (float)low[1], (float)high[0], (float)high[1]};
+    for (int i = 0; i < SIMD_LANES; i++) c[i] = __builtin_fmaf(a[i], b[i], c[i]);
+    return c;
 }
 #endif
 SIMD_INLINE vec v_fnma(vec a, vec b, vec c) { /* c - a * b */
