@@ -24,6 +24,14 @@ static inline int isa_tables(const struct kernels *out[3]) {
     return count;
 }
 
+/* Instruction sets owe each other equal bits. Where a value is NaN both must be; its sign and payload are the
+ * processor's own affair. Returns the first index that differs, or -1. */
+static inline int64_t bits_differ(const float *a, const float *b, int64_t count) {
+    for (int64_t i = 0; i < count; i++)
+        if (memcmp(&a[i], &b[i], sizeof *a) != 0 && !(isnan(a[i]) && isnan(b[i]))) return i;
+    return -1;
+}
+
 /* Memory whose surroundings are checked: a kernel must not write outside [0, bytes). */
 #define GUARD_BYTES 128
 #define GUARD_VALUE 0xA5

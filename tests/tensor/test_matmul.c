@@ -1,4 +1,5 @@
-/* Packed weights and matrix products: every type, odd shapes, every instruction set, against sums in double. */
+/* Packed weights and matrix products: every type, odd shapes, every instruction set, against sums in double, and
+ * all sets against each other bit for bit. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -202,24 +203,47 @@ static int64_t cols_of(enum dtype dtype, int i) {
     return dtype_table[dtype].block == 1 ? plain[i] : dtype_table[dtype].block == 32 ? blocks[i] : supers[i];
 }
 
+struct product_case {
+    enum dtype dtype;
+    int64_t rows, cols, tokens;
+    enum filling filling;
+    uint64_t seed;
+};
+
+/* Every set within the bound of the sums in double, and all of them the same bits. */
+static void check_sets(const struct product_case *c) {
+    const struct matmul_table *tables[4];
+    size_t count = tables_here(tables), bytes = 0;
+    float *first = NULL;
+    for (size_t i = 0; i < count; i++) {
+        struct problem p;
+        problem_new(&p, tables[i], c->dtype, c->rows, c->cols, c->tokens, c->filling, c->seed);
+        check_problem(tables[i], &p);
+        if (i == 0) {
+            bytes = (size_t)(p.tokens * p.out_stride) * sizeof(float);
+            first = malloc(bytes);
+            memcpy(first, p.out, bytes);
+        } else if (memcmp(first, p.out, bytes) != 0) {
+            fail_msg("%s, %d lanes, [%d, %d] x %d: other bits than the scalar product", dtype_table[c->dtype].name,
+                     tables[i]->lanes, (int)c->rows, (int)c->cols, (int)c->tokens);
+        }
+        problem_free(&p);
+    }
+    free(first);
+}
+
 static void test_products(void **state) {
     (void)state;
     static const int64_t token_counts[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 37}, row_counts[] = {1, 7, 16, 43};
-    const struct matmul_table *tables[4];
-    size_t count = tables_here(tables);
-    for (size_t i = 0; i < count; i++)
-        for (size_t k = 0; k < WEIGHT_TYPES; k++)
-            for (size_t t = 0; t < 10; t++)
-                for (size_t r = 0; r < 4; r++)
-                    for (int filling = 0; filling < FILL_KINDS; filling++) {
-                        if (filling != FILL_RANDOM && (r != 1 || t % 4 != 0)) continue;
-                        struct problem p;
-                        int64_t cols = cols_of(weight_types[k], (int)((t + r) % 3));
-                        problem_new(&p, tables[i], weight_types[k], row_counts[r], cols, token_counts[t],
-                                    (enum filling)filling, t * 100 + r);
-                        check_problem(tables[i], &p);
-                        problem_free(&p);
-                    }
+    for (size_t k = 0; k < WEIGHT_TYPES; k++)
+        for (size_t t = 0; t < 10; t++)
+            for (size_t r = 0; r < 4; r++)
+                for (int filling = 0; filling < FILL_KINDS; filling++) {
+                    if (filling != FILL_RANDOM && (r != 1 || t % 4 != 0)) continue;
+                    int64_t cols = cols_of(weight_types[k], (int)((t + r) % 3));
+                    check_sets(&(struct product_case){weight_types[k], row_counts[r], cols, token_counts[t],
+                                                      (enum filling)filling, t * 100 + r});
+                }
 }
 
 static void test_control_finds_a_wrong_weight(void **state) {

@@ -1,4 +1,5 @@
-/* Row operations: one table of op x instruction set x odd sizes, guarded buffers, against double. */
+/* Row operations: one table of op x odd sizes x instruction set, guarded buffers, against double, and all sets against
+ * each other bit for bit. */
 #include "check.h"
 
 #include <float.h>
@@ -94,23 +95,40 @@ static const int64_t sizes[] = {1,  2,  3,  5,  7,  8,  9,  15, 16,  17,  23,  2
                                 33, 40, 47, 63, 64, 65, 66, 97, 128, 255, 640, 896, 1536, 4093};
 #define SIZES (sizeof sizes / sizeof *sizes)
 
-static void check_case(const struct kernels *k, int op, int64_t n, struct rng *rng) {
+struct operands {
+    struct guarded a, b, c;
+    double *want;
+    float *bits; /* what the first instruction set made of them */
+};
+
+static void check_case(const struct kernels *k, bool first, int op, int64_t n, const struct operands *in) {
     size_t bytes = (size_t)n * sizeof(float);
-    struct guarded a = guarded_new(bytes), b = guarded_new(bytes), c = guarded_new(bytes), y = guarded_new(bytes);
-    double *want = malloc((size_t)n * sizeof *want);
-    fill(rng, &a), fill(rng, &b), fill(rng, &c);
-    reference(op, a.data, b.data, c.data, n, want);
-    run(k, op, a.data, b.data, c.data, n, y.data);
-    double error = nmse(y.data, want, n);
+    struct guarded y = guarded_new(bytes), place = guarded_new(bytes);
+    run(k, op, in->a.data, in->b.data, in->c.data, n, y.data);
+    double error = nmse(y.data, in->want, n);
     double bound = 2e-12;              /* a row of one element: a dozen ulps */
     if (op == OP_LAYER) bound = 1e-11; /* the mean of a short row cancels */
     if (!(error <= bound)) fail_msg("%s op %d size %lld: nmse %g", k->isa, op, (long long)n, error);
-    assert_true(guarded_intact(&y));
-    run(k, op, a.data, b.data, c.data, n, a.data); /* in place */
-    assert_memory_equal(a.data, y.data, bytes);
-    assert_true(guarded_intact(&a) && guarded_intact(&b) && guarded_intact(&c));
-    guarded_free(&a), guarded_free(&b), guarded_free(&c), guarded_free(&y);
-    free(want);
+    memcpy(place.data, in->a.data, bytes);
+    run(k, op, place.data, in->b.data, in->c.data, n, place.data);
+    assert_memory_equal(place.data, y.data, bytes);
+    assert_true(guarded_intact(&y) && guarded_intact(&place));
+    if (first) memcpy(in->bits, y.data, bytes);
+    int64_t at = bits_differ(in->bits, y.data, n);
+    if (at >= 0) fail_msg("%s op %d size %lld: element %lld has other bits", k->isa, op, (long long)n, (long long)at);
+    guarded_free(&y), guarded_free(&place);
+}
+
+static void check_size(const struct kernels *const *tables, int count, int op, int64_t n, struct rng *rng) {
+    size_t bytes = (size_t)n * sizeof(float);
+    struct operands in = {guarded_new(bytes), guarded_new(bytes), guarded_new(bytes),
+                          malloc((size_t)n * sizeof(double)), malloc(bytes)};
+    fill(rng, &in.a), fill(rng, &in.b), fill(rng, &in.c);
+    reference(op, in.a.data, in.b.data, in.c.data, n, in.want);
+    for (int isa = 0; isa < count; isa++) check_case(tables[isa], isa == 0, op, n, &in);
+    assert_true(guarded_intact(&in.a) && guarded_intact(&in.b) && guarded_intact(&in.c));
+    guarded_free(&in.a), guarded_free(&in.b), guarded_free(&in.c);
+    free(in.want), free(in.bits);
 }
 
 static void test_every_op(void **state) {
@@ -119,9 +137,28 @@ static void test_every_op(void **state) {
     int count = isa_tables(tables);
     struct rng rng;
     rng_seed(&rng, 1);
-    for (int isa = 0; isa < count; isa++)
-        for (int op = 0; op < OP_COUNT; op++)
-            for (size_t i = 0; i < SIZES; i++) check_case(tables[isa], op, sizes[i], &rng);
+    for (int op = 0; op < OP_COUNT; op++)
+        for (size_t i = 0; i < SIZES; i++) check_size(tables, count, op, sizes[i], &rng);
+}
+
+/* Control for the equality of bits: a sum in plain ascending order is another number on most rows. */
+static void test_another_order_shows(void **state) {
+    (void)state;
+    const struct kernels *kernels;
+    assert_int_equal(kernels_select(NULL, &kernels, NULL), SHU_OK);
+    struct rng rng;
+    rng_seed(&rng, 4);
+    int differ = 0;
+    for (int round = 0; round < 20; round++) {
+        float x[640], y[640], ascending[640], sum = 0;
+        for (int i = 0; i < 640; i++) x[i] = rng_normal(&rng);
+        for (int i = 0; i < 640; i++) sum = fmaf(x[i], x[i], sum);
+        float inverse = 1.0f / sqrtf(sum / 640.0f + EPS);
+        for (int i = 0; i < 640; i++) ascending[i] = x[i] * inverse;
+        kernels->rms_norm(x, NULL, EPS, 640, y);
+        differ += bits_differ(y, ascending, 640) >= 0;
+    }
+    assert_true(differ >= 10);
 }
 
 /* The comparison must be able to fail: one element off by a part in 10,000. */
@@ -198,6 +235,32 @@ static void test_function_accuracy(void **state) {
     }
 }
 
+/* Any pattern of 32 bits: subnormals, infinities, NaN. */
+static void test_functions_agree_on_any_bits(void **state) {
+    (void)state;
+    enum { POINTS = 50000 };
+    static float x[POINTS], up[POINTS], first[POINTS], y[POINTS];
+    const struct kernels *tables[3];
+    int count = isa_tables(tables);
+    struct rng rng;
+    rng_seed(&rng, 5);
+    for (int i = 0; i < POINTS; i++) {
+        uint32_t bits = (uint32_t)rng_next(&rng);
+        memcpy(&x[i], &bits, sizeof bits);
+        if (i % 4) x[i] = 30 * rng_normal(&rng); /* where the functions bend */
+        up[i] = rng_normal(&rng);
+    }
+    for (int op = OP_ADD; op < OP_COUNT; op++) {
+        for (int isa = 0; isa < count; isa++) {
+            run(tables[isa], op, x, up, NULL, POINTS, isa ? y : first);
+            int64_t at = isa ? bits_differ(first, y, POINTS) : -1;
+            if (at >= 0)
+                fail_msg("%s op %d of %a: %a instead of %a", tables[isa]->isa, op, (double)x[at], (double)y[at],
+                         (double)first[at]);
+        }
+    }
+}
+
 static void test_infinities(void **state) {
     (void)state;
     const struct kernels *tables[3];
@@ -249,6 +312,7 @@ static void test_rope(void **state) {
         struct guarded x = guarded_new((size_t)(heads * dim) * sizeof(float));
         float *values = x.data, *start = malloc(x.bytes), *cos_sin = malloc((size_t)rot * sizeof(float));
         double *want = malloc((size_t)(heads * dim) * sizeof *want);
+        float *first = malloc(x.bytes);
         rope_table(12345, rot, 1000000.0, 1.0, NULL, cos_sin);
         fill(&rng, &x);
         memcpy(start, values, x.bytes);
@@ -267,9 +331,11 @@ static void test_rope(void **state) {
                 tables[isa]->rope(values, heads, dim, rot, neox, cos_sin);
                 assert_true(nmse(values, want, heads * dim) <= 2e-13);
                 assert_true(guarded_intact(&x));
+                if (isa == 0) memcpy(first, values, x.bytes);
+                assert_memory_equal(first, values, x.bytes);
             }
         }
-        free(want), free(start), free(cos_sin);
+        free(want), free(start), free(first), free(cos_sin);
         guarded_free(&x);
     }
 }
@@ -322,14 +388,11 @@ static void test_dispatch(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_op),
-        cmocka_unit_test(test_negative_control),
-        cmocka_unit_test(test_place_does_not_matter),
-        cmocka_unit_test(test_function_accuracy),
-        cmocka_unit_test(test_infinities),
-        cmocka_unit_test(test_rope),
-        cmocka_unit_test(test_rope_table),
-        cmocka_unit_test(test_dispatch),
+        cmocka_unit_test(test_every_op),          cmocka_unit_test(test_another_order_shows),
+        cmocka_unit_test(test_negative_control),  cmocka_unit_test(test_place_does_not_matter),
+        cmocka_unit_test(test_function_accuracy), cmocka_unit_test(test_functions_agree_on_any_bits),
+        cmocka_unit_test(test_infinities),        cmocka_unit_test(test_rope),
+        cmocka_unit_test(test_rope_table),        cmocka_unit_test(test_dispatch),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
