@@ -164,6 +164,13 @@ int grammar_state_copy(struct grammar_state *to, const struct grammar_state *fro
  * text, the noncharacter U+FDD0 is dropped. SHU_E_UNSUPPORTED if the model has no template. Appends to out. */
 int prompt_from_messages(struct engine *engine, const json_t *messages, const json_t *tools, bool answer,
                          struct tokens *out, struct shu_error *err);
+/* Its two halves, for whoever has no engine or needs the text between (room train). render appends the text, a mark
+ * (U+FDD0) inside every control token that a message spells; encode cuts there, and may be given the text in
+ * several slices. begins: the slice is the first one and gets BOS where the vocabulary asks. */
+int prompt_render(const struct tokenizer *tokenizer, const struct template *tpl, const json_t *messages,
+                  const json_t *tools, bool answer, struct buf *out, struct shu_error *err);
+int prompt_encode(const struct tokenizer *tokenizer, struct tokenizer_work *work, const char *text, size_t bytes,
+                  bool begins, struct tokens *out, struct shu_error *err);
 /* Plain text to be continued, with BOS where the vocabulary asks; nothing in it is special. */
 int prompt_from_text(struct engine *engine, const char *text, size_t bytes, struct tokens *out, struct shu_error *err);
 

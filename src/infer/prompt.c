@@ -84,10 +84,13 @@ static json_t *neutral_copy(const struct tokenizer *tokenizer, const json_t *val
     return json_deep_copy(value);
 }
 
-static int encode_between_marks(struct engine *engine, const char *text, size_t bytes, int flags, struct tokens *out,
-                                struct shu_error *err) {
-    const struct tokenizer *tokenizer = engine_tokenizer(engine);
-    struct tokenizer_work *work = engine_tokenizer_work(engine);
+int prompt_encode(const struct tokenizer *tokenizer, struct tokenizer_work *work, const char *text, size_t bytes,
+                  bool begins, struct tokens *out, struct shu_error *err) {
+    struct span bos = {"", 0};
+    if (tokenizer_bos(tokenizer) >= 0) bos = tokenizer_piece(tokenizer, tokenizer_bos(tokenizer), true);
+    /* A template that writes BOS itself must not get a second one. */
+    bool has_bos = bos.bytes && bytes >= bos.bytes && memcmp(text, bos.text, bos.bytes) == 0;
+    int flags = ENCODE_PARSE_SPECIAL | (begins && !has_bos ? ENCODE_ADD_SPECIAL : 0);
     for (;;) {
         const char *mark = memmem(text, bytes, MARK, MARK_BYTES);
         size_t piece = mark ? (size_t)(mark - text) : bytes;
@@ -104,8 +107,8 @@ static const char *token_text(const struct tokenizer *tokenizer, int32_t id, str
     return hold->text ? hold->text : "";
 }
 
-static json_t *template_variables(struct engine *engine, const json_t *messages, const json_t *tools, bool answer) {
-    const struct tokenizer *tokenizer = engine_tokenizer(engine);
+static json_t *template_variables(const struct tokenizer *tokenizer, const json_t *messages, const json_t *tools,
+                                  bool answer) {
     struct span bos, eos;
     const char *bos_text = token_text(tokenizer, tokenizer_bos(tokenizer), &bos);
     const char *eos_text = token_text(tokenizer, tokenizer_eos(tokenizer), &eos);
@@ -120,30 +123,30 @@ static json_t *template_variables(struct engine *engine, const json_t *messages,
     return NULL;
 }
 
+int prompt_render(const struct tokenizer *tokenizer, const struct template *tpl, const json_t *messages,
+                  const json_t *tools, bool answer, struct buf *out, struct shu_error *err) {
+    json_t *variables = template_variables(tokenizer, messages, tools, answer);
+    int status = variables ? template_render(tpl, variables, NULL, out, err)
+                           : SHU_FAIL(err, SHU_E_NOMEM, "out of memory for %zu messages", json_array_size(messages));
+    json_decref(variables);
+    return status;
+}
+
 int prompt_from_messages(struct engine *engine, const json_t *messages, const json_t *tools, bool answer,
                          struct tokens *out, struct shu_error *err) {
     const char *source = engine_chat_template(engine);
     if (!source)
         return SHU_FAIL(err, SHU_E_UNSUPPORTED,
                         "expected a chat model, found one without a chat template; continue plain text with --raw");
+    const struct tokenizer *tokenizer = engine_tokenizer(engine);
     struct template *tpl = NULL;
     struct buf text = {.max = (size_t)64 << 20};
-    json_t *variables = template_variables(engine, messages, tools, answer);
-    int status =
-        variables ? SHU_OK : SHU_FAIL(err, SHU_E_NOMEM, "out of memory for %zu messages", json_array_size(messages));
-    if (!status) status = template_new(source, strlen(source), &tpl, err);
-    if (!status) status = template_render(tpl, variables, NULL, &text, err);
-    if (!status) {
-        const struct tokenizer *tokenizer = engine_tokenizer(engine);
-        struct span bos;
-        token_text(tokenizer, tokenizer_bos(tokenizer), &bos);
-        /* A template that writes BOS itself must not get a second one. */
-        bool has_bos = bos.bytes && text.len >= bos.bytes && memcmp(text.data, bos.text, bos.bytes) == 0;
-        int flags = ENCODE_PARSE_SPECIAL | (has_bos ? 0 : ENCODE_ADD_SPECIAL);
-        status = encode_between_marks(engine, text.data ? text.data : "", text.len, flags, out, err);
-    }
+    int status = template_new(source, strlen(source), &tpl, err);
+    if (!status) status = prompt_render(tokenizer, tpl, messages, tools, answer, &text, err);
+    if (!status)
+        status = prompt_encode(tokenizer, engine_tokenizer_work(engine), text.data ? text.data : "", text.len, true,
+                               out, err);
     template_free(tpl);
-    json_decref(variables);
     buf_free(&text);
     return status;
 }
