@@ -39,23 +39,27 @@ node_id graph_embed_parameter(struct graph *graph, node_id ids, node_id table);
 node_id graph_rope_table_at(struct graph *graph, node_id positions, int rot, double freq_base, double freq_scale,
                             const float *factors);
 /* Attention inside packed sequences; begin: I32 input [1, rows], first row of each row's sequence, checked at
- * every run. params used: heads, kv_heads, head_dim, scale, softcap, window, causal. -> [heads * D, rows] */
+ * every run. params used: heads, kv_heads, head_dim, scale, softcap, window, causal. One such input serves
+ * all attention of a graph. -> [heads * D, rows], a view of wider rows */
 node_id graph_sdpa(struct graph *graph, node_id q, node_id k, node_id v, node_id begin,
                    const struct graph_params *params);
 /* x with a share of p zeroed, the rest scaled by 1 / (1 - p); the pattern follows the run's dropout_seed, `salt`
  * and the element's place. p = 0 returns x. */
 node_id graph_dropout(struct graph *graph, node_id x, float p, uint64_t salt);
-/* Columns [first, first + cols) of x: a view, no copy. */
+/* Columns [first, first + cols) of x: a view, no copy. Its rows lie as far apart as those of x, also in graph_data. */
 node_id graph_columns(struct graph *graph, node_id x, int64_t first, int64_t cols);
 
 /* Loss over the rows of `hidden` ([C, gathered]): logits = hidden W^T (weight: a parameter [V, C]), softcap 0 = none.
  * targets I32 and weights F32 are inputs [1, gathered]; the loss is the sum of weight * negative log-likelihood,
  * and the caller makes it a mean by choosing weights. Rows are taken `part_rows` at a time, so that no more than
- * part_rows * V logits ever exist. nll [max gathered] is the caller's and receives every row's unweighted
- * value. With `learn` false only nll is computed. Returns the last node added. */
+ * part_rows * V logits ever exist; there are nodes for max_gathered rows, and graph_plan refuses more. nll
+ * [max_gathered] is the caller's and receives every row's unweighted value. With `learn` false only nll is
+ * computed. Returns the last node added. */
 node_id graph_cross_entropy(struct graph *graph, node_id hidden, node_id weight, node_id targets, node_id weights,
-                            float softcap, int64_t part_rows, bool learn, float *nll);
-/* For networks with other heads: half the squared distance to targets (F32 input of x's shape), weighted per row. */
+                            float softcap, int64_t part_rows, int64_t max_gathered, bool learn, float *nll);
+/* For networks with other heads: half the squared distance of each row to targets (F32 input of x's shape); the loss
+ * is the sum of weight * distance, weights: F32 input [1, rows of x]. loss [rows] is the caller's and receives every
+ * row's unweighted value. */
 node_id graph_squared_error(struct graph *graph, node_id x, node_id targets, node_id weights, float *loss);
 
 /* ------------------------------------------------------------ backward pass */

@@ -64,8 +64,9 @@ struct learner_nodes {
     node_id loss;                      /* last node of the loss */
 };
 /* Appends forward pass and loss to an empty graph. `adapted` false leaves the adapters out (the reference of DPO).
- * nll [max gathered] receives the rows' losses. learn false: no gradient of the logits (evaluation). */
+ * nll [max_gathered] receives the rows' losses; the graph is planned for at most max_gathered rows with a loss,
+ * part_rows of them at a time. learn false: no gradient of the logits (evaluation). */
 int learner_graph(struct learner *learner, struct graph *graph, bool adapted, bool learn, int64_t part_rows,
-                  float *nll, struct learner_nodes *out, struct shu_error *err);
+                  int64_t max_gathered, float *nll, struct learner_nodes *out, struct shu_error *err);
 
 #endif
