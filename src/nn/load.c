@@ -1,102 +1,7 @@
 /* Loading: every tensor found, checked, and packed (matrices) or decoded (vectors). */
-#include "nn/decoder.h"
+#include "nn/rules.h"
 
 #include <string.h>
-
-/* ----------------------------------------------------------------- tensor rules */
-
-enum dim { DIM_NONE, DIM_WIDTH, DIM_QUERY, DIM_KEY, DIM_FFN, DIM_HEAD, DIM_VOCAB, DIM_ROT };
-
-enum need { NEED_ALWAYS, NEED_OPTIONAL, NEED_QKV_BIAS, NEED_QK_NORM, NEED_POST_NORMS, NEED_UNTIED };
-
-/* A place in the decoder for one tensor: a matrix has rows, a vector has none. */
-struct tensor_rule {
-    const char *name;
-    enum dim cols, rows;
-    enum need need;
-    size_t offset; /* of the struct packed or const float * in decoder_layer or decoder */
-};
-
-#define LAYER(field) offsetof(struct decoder_layer, field)
-static const struct tensor_rule layer_rules[] = {
-    {"attn_norm.weight", DIM_WIDTH, DIM_NONE, NEED_ALWAYS, LAYER(attention_norm)},
-    {"attn_q.weight", DIM_WIDTH, DIM_QUERY, NEED_ALWAYS, LAYER(q)},
-    {"attn_k.weight", DIM_WIDTH, DIM_KEY, NEED_ALWAYS, LAYER(k)},
-    {"attn_v.weight", DIM_WIDTH, DIM_KEY, NEED_ALWAYS, LAYER(v)},
-    {"attn_q.bias", DIM_QUERY, DIM_NONE, NEED_QKV_BIAS, LAYER(q_bias)},
-    {"attn_k.bias", DIM_KEY, DIM_NONE, NEED_QKV_BIAS, LAYER(k_bias)},
-    {"attn_v.bias", DIM_KEY, DIM_NONE, NEED_QKV_BIAS, LAYER(v_bias)},
-    {"attn_q_norm.weight", DIM_HEAD, DIM_NONE, NEED_QK_NORM, LAYER(q_norm)},
-    {"attn_k_norm.weight", DIM_HEAD, DIM_NONE, NEED_QK_NORM, LAYER(k_norm)},
-    {"attn_output.weight", DIM_QUERY, DIM_WIDTH, NEED_ALWAYS, LAYER(o)},
-    {"attn_output.bias", DIM_WIDTH, DIM_NONE, NEED_OPTIONAL, LAYER(o_bias)},
-    {"post_attention_norm.weight", DIM_WIDTH, DIM_NONE, NEED_POST_NORMS, LAYER(post_attention_norm)},
-    {"ffn_norm.weight", DIM_WIDTH, DIM_NONE, NEED_ALWAYS, LAYER(ffn_norm)},
-    {"ffn_gate.weight", DIM_WIDTH, DIM_FFN, NEED_ALWAYS, LAYER(gate)},
-    {"ffn_up.weight", DIM_WIDTH, DIM_FFN, NEED_ALWAYS, LAYER(up)},
-    {"ffn_down.weight", DIM_FFN, DIM_WIDTH, NEED_ALWAYS, LAYER(down)},
-    {"ffn_gate.bias", DIM_FFN, DIM_NONE, NEED_OPTIONAL, LAYER(gate_bias)},
-    {"ffn_up.bias", DIM_FFN, DIM_NONE, NEED_OPTIONAL, LAYER(up_bias)},
-    {"ffn_down.bias", DIM_WIDTH, DIM_NONE, NEED_OPTIONAL, LAYER(down_bias)},
-    {"post_ffw_norm.weight", DIM_WIDTH, DIM_NONE, NEED_POST_NORMS, LAYER(post_ffn_norm)},
-};
-#define LAYER_RULES ((int)(sizeof layer_rules / sizeof *layer_rules))
-
-/* token_embd.weight is handled apart: it is the output matrix of tied models, else rows in the file. */
-static const struct tensor_rule model_rules[] = {
-    {"output.weight", DIM_WIDTH, DIM_VOCAB, NEED_UNTIED, offsetof(struct decoder, output)},
-    {"output_norm.weight", DIM_WIDTH, DIM_NONE, NEED_ALWAYS, offsetof(struct decoder, output_norm)},
-    {"rope_freqs.weight", DIM_ROT, DIM_NONE, NEED_OPTIONAL, offsetof(struct decoder, rope_factors)},
-};
-#define MODEL_RULES ((int)(sizeof model_rules / sizeof *model_rules))
-
-static const struct tensor_rule tied_rule = {"token_embd.weight", DIM_WIDTH, DIM_VOCAB, NEED_ALWAYS,
-                                             offsetof(struct decoder, output)};
-
-static int64_t dim_size(const struct decoder_config *config, enum dim dim) {
-    switch (dim) {
-    case DIM_WIDTH:
-        return config->width;
-    case DIM_QUERY:
-        return (int64_t)config->heads * config->head_dim;
-    case DIM_KEY:
-        return (int64_t)config->kv_heads * config->head_dim;
-    case DIM_FFN:
-        return config->ffn;
-    case DIM_HEAD:
-        return config->head_dim;
-    case DIM_VOCAB:
-        return config->vocab;
-    case DIM_ROT:
-        return config->rot / 2;
-    case DIM_NONE:
-        break;
-    }
-    return 1;
-}
-
-static bool is_needed(const struct decoder_config *config, enum need need) {
-    switch (need) {
-    case NEED_QKV_BIAS:
-        return config->qkv_bias;
-    case NEED_QK_NORM:
-        return config->qk_norm;
-    case NEED_POST_NORMS:
-        return config->post_norms;
-    case NEED_UNTIED:
-        return !config->tied_output;
-    case NEED_OPTIONAL:
-        return false;
-    case NEED_ALWAYS:
-        break;
-    }
-    return true;
-}
-
-/* A tensor that has no business here is as wrong as a missing one. */
-static bool is_allowed(const struct decoder_config *config, enum need need) {
-    return need == NEED_OPTIONAL || is_needed(config, need);
-}
 
 /* ------------------------------------------------------------------- collection */
 
@@ -116,15 +21,11 @@ struct loader {
     int64_t count;
 };
 
-static int check_shape(const struct loader *loader, const struct model_tensor *tensor, const struct tensor_rule *rule,
-                       struct shu_error *err) {
+static int check_tensor(const struct loader *loader, const struct model_tensor *tensor, const struct tensor_rule *rule,
+                        struct shu_error *err) {
+    int status = rule_check_shape(&loader->decoder->config, rule, tensor, err);
+    if (status) return status;
     const struct tensor *view = &tensor->view;
-    int64_t cols = dim_size(&loader->decoder->config, rule->cols),
-            rows = dim_size(&loader->decoder->config, rule->rows);
-    if (view->shape[0] != cols || view->shape[1] != rows || view->shape[2] != 1 || view->shape[3] != 1)
-        return SHU_FAIL(err, SHU_E_FORMAT, "tensor %.64s: expected [%lld, %lld], found [%lld, %lld, %lld, %lld]",
-                        tensor->name, (long long)cols, (long long)rows, (long long)view->shape[0],
-                        (long long)view->shape[1], (long long)view->shape[2], (long long)view->shape[3]);
     bool usable =
         rule->rows == DIM_NONE ? dtype_table[view->dtype].to_f32 != NULL : loader->kernels->matmul[view->dtype] != NULL;
     if (!usable)
@@ -138,19 +39,16 @@ static int collect(struct loader *loader, const struct tensor_rule *rule, int la
                    struct shu_error *err) {
     const struct decoder_config *config = &loader->decoder->config;
     char name[96];
-    if (layer < 0)
-        snprintf(name, sizeof name, "%s", rule->name);
-    else
-        snprintf(name, sizeof name, "blk.%d.%s", layer, rule->name);
+    rule_name(rule, layer, name);
     const struct model_tensor *tensor = model_tensor_find(loader->model, name);
     if (tensor == NULL) {
-        if (!is_needed(config, rule->need)) return SHU_OK;
+        if (!rule_needed(config, rule->need)) return SHU_OK;
         return SHU_FAIL(err, SHU_E_FORMAT, "tensor %s is missing: expected [%lld, %lld] in a model of architecture %s",
-                        name, (long long)dim_size(config, rule->cols), (long long)dim_size(config, rule->rows),
+                        name, (long long)rule_dim(config, rule->cols), (long long)rule_dim(config, rule->rows),
                         decoder_arch_name(config->arch));
     }
-    if (!is_allowed(config, rule->need)) return SHU_OK; /* counted as left over */
-    int status = check_shape(loader, tensor, rule, err);
+    if (!rule_allowed(config, rule->need)) return SHU_OK; /* counted as left over */
+    int status = check_tensor(loader, tensor, rule, err);
     if (status) return status;
     struct load_item *item = &loader->items[loader->count++];
     *item = (struct load_item){.tensor = tensor};
@@ -185,11 +83,11 @@ static int refuse_left_over(const struct loader *loader, struct shu_error *err) 
 static int collect_all(struct loader *loader, struct shu_error *err) {
     struct decoder *decoder = loader->decoder;
     int status = SHU_OK;
-    for (int i = 0; i < MODEL_RULES && !status; i++)
+    for (int i = 0; i < MODEL_SLOTS && !status; i++)
         status = collect(loader, &model_rules[i], -1, (char *)decoder + model_rules[i].offset, err);
     if (!status && decoder->config.tied_output) status = collect(loader, &tied_rule, -1, &decoder->output, err);
     for (int layer = 0; layer < decoder->config.layers; layer++)
-        for (int i = 0; i < LAYER_RULES && !status; i++)
+        for (int i = 0; i < LAYER_SLOTS && !status; i++)
             status =
                 collect(loader, &layer_rules[i], layer, (char *)&decoder->layers[layer] + layer_rules[i].offset, err);
     if (!status) status = refuse_left_over(loader, err);
