@@ -24,15 +24,15 @@ enum decoder_target {
 };
 
 struct learn_options {
-    bool full;                /* every tensor learns; else adapters on `targets` */
-    enum dtype weight_type;   /* full only: F32 or BF16 */
-    unsigned targets;         /* enum decoder_target, or-ed */
+    bool full;              /* every tensor learns; else adapters on `targets` */
+    enum dtype weight_type; /* full only: F32 or BF16 */
+    unsigned targets;       /* enum decoder_target, or-ed */
     int rank;
-    float scale;              /* alpha / rank, or alpha / sqrt(rank) */
-    float dropout;            /* of the adapters' input */
+    float scale;   /* alpha / rank, or alpha / sqrt(rank) */
+    float dropout; /* of the adapters' input */
     enum gemm_precision precision;
     bool recompute;
-    uint64_t seed;            /* of initial values */
+    uint64_t seed; /* of initial values */
 };
 
 /* One thing that learns. */
@@ -57,11 +57,18 @@ struct learn_parameter *learner_parameters(struct learner *learner, int *count);
 /* Clears every gradient; `pool` shares the work. */
 void learner_clear_gradients(struct learner *learner, struct pool *pool);
 
+/* The adapters as files hold them: fills out [7 * layers] and returns how many; values are the learner's own. */
+int learner_pairs(const struct learner *learner, struct adapter_pair *out);
+/* Full training: a GGUF of all tensors in the type they learn in, vectors F32. Metadata (tokenizer, template) comes
+ * from `meta`: the base, or a vocabulary file, to which the network's sizes are added. `name` becomes general.name. */
+int learner_save(const struct learner *learner, const struct model *meta, const char *name, const char *path,
+                 struct shu_error *err);
+
 struct learner_nodes {
-    node_id tokens, positions, begin;  /* I32 [rows] */
-    node_id gather, targets;           /* I32 [gathered]: rows with a loss, their next tokens */
-    node_id weights;                   /* F32 [gathered] */
-    node_id loss;                      /* last node of the loss */
+    node_id tokens, positions, begin; /* I32 [rows] */
+    node_id gather, targets;          /* I32 [gathered]: rows with a loss, their next tokens */
+    node_id weights;                  /* F32 [gathered] */
+    node_id loss;                     /* last node of the loss */
 };
 /* Appends forward pass and loss to an empty graph. `adapted` false leaves the adapters out (the reference of DPO).
  * nll [max_gathered] receives the rows' losses; the graph is planned for at most max_gathered rows with a loss,
