@@ -1,7 +1,8 @@
 """The same greedy text from every instruction set: 20 prompts, scalar, AVX2 and AVX-512 kernels.
 
-Where two texts part, the two candidate tokens must tie: their scores differ by at most 1e-3 in both runs. AVX-512 runs
-natively where the processor has it, else through the emulated kernels of a test build (SHU=build/test/shu).
+All sets compute in one order of operations, so the texts must be equal, and with them every digit of the scores of the
+eight likeliest tokens at each step. AVX-512 runs natively where the processor has it, else through the emulated kernels
+of a test build (SHU=build/test/shu).
 """
 import argparse
 import json
@@ -10,7 +11,6 @@ import sys
 
 import peers
 
-TIE = 1e-3
 PROMPTS = [
     "当归补血汤由哪些药物组成？", "请用一句话介绍成都。", "写一首关于秋天的四行诗。", "什么是区块链？", "请把“早上好”翻译成英文、法文和日文。",
     "二加三乘以四等于多少？请写出步骤。", "列出三种常见的中药及其功效。", "身份证丢了应该怎么办？", "请解释光合作用。", "推荐一个两天的四川旅行计划。",
@@ -51,26 +51,24 @@ def main():
     parser.add_argument("--isas", default="scalar,avx2,avx512")
     args = parser.parse_args()
     isas = args.isas.split(",")
-    equal, ties, bad = 0, [], []
+    texts, scores, bad = 0, 0, []
     for prompt in PROMPTS:
         runs = {isa: answer(isa, peers.model(args.model), prompt, args.tokens, args.threads) for isa in isas}
         for isa in isas[1:]:
-            at = part(runs[isas[0]], runs[isa])
-            if at is None:
-                equal += 1
-                continue
             a, b = runs[isas[0]], runs[isa]
-            gaps = (gap(a, at, b[at]["id"]), gap(b, at, a[at]["id"]))
-            (ties if all(0 <= g <= TIE for g in gaps) else bad).append((prompt, isa, at, gaps))
+            at = part(a, b)
+            texts += at is None
+            scores += a == b
+            if at is not None:
+                bad.append((prompt, isa, at, (gap(a, at, b[at]["id"]), gap(b, at, a[at]["id"]))))
         print(f"{prompt[:30]}: done", file=sys.stderr)
     total = len(PROMPTS) * (len(isas) - 1)
-    lines = ["| model | pairs | same text | part at a tie (<= 1e-3) | part otherwise (bar 0) |",
+    lines = ["| model | pairs | tokens | same text (bar: all) | same scores, every digit (bar: all) |",
              "|---|---|---|---|---|",
-             f"| {args.model} | {total} ({' / '.join(isas)}) | {equal} | {len(ties)} | {len(bad)} |"]
-    lines += [f"- {isa}, token {at}, gaps {gaps[0]:.2e} {gaps[1]:.2e}: {prompt}"
-              for prompt, isa, at, gaps in ties + bad]
-    peers.publish("isa-text", lines, {"equal": equal, "ties": ties, "bad": bad})
-    sys.exit(1 if bad else 0)
+             f"| {args.model} | {total} ({' / '.join(isas)}) | {args.tokens} | {texts} | {scores} |"]
+    lines += [f"- {isa}, token {at}, gaps {gaps[0]:.2e} {gaps[1]:.2e}: {prompt}" for prompt, isa, at, gaps in bad]
+    peers.publish("isa-text", lines, {"texts": texts, "scores": scores, "pairs": total, "parted": bad})
+    sys.exit(0 if texts == scores == total else 1)
 
 
 if __name__ == "__main__":

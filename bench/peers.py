@@ -78,6 +78,33 @@ def llama(tool):
     return binary
 
 
+TORCH = ("2.15.0", "48c2d861134c0b5697c7602cb5ffa68f62a2989fdcd1717e593356f67996ca1e")  # cp311 x86_64 wheel
+TORCH_REST = ["transformers==5.23.0", "peft==0.21.2", "gguf==0.19.0", "tokenizers==0.23.3", "safetensors==0.8.0",
+              "accelerate==1.15.0"]
+
+
+def torch_python():
+    """Interpreter of an environment with PyTorch and PEFT, made on first use (some gigabytes)."""
+    version, digest = TORCH
+    folder = PEERS / f"torch-{version}"
+    python = folder / "venv/bin/python"
+    ready = folder / "ready"
+    if ready.exists():
+        return python
+    print("installing PyTorch and PEFT (some minutes, once)", file=sys.stderr)
+    run([sys.executable, "-m", "venv", folder / "venv"])
+    run([python, "-m", "pip", "download", "-q", "--no-deps", "-d", folder, f"torch=={version}"])
+    wheel = next(folder.glob("torch-*.whl"))
+    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    if found != digest:
+        sys.exit(f"{wheel.name}: expected SHA-256 {digest}, found {found}")
+    run([python, "-m", "pip", "install", "-q", wheel, *TORCH_REST])
+    run([python, "-c", "import torch, peft, gguf"])
+    wheel.unlink()
+    ready.touch()
+    return python
+
+
 def model(size):
     """Path of a named model, pulled on first use."""
     path = CACHE / "models" / f"{MODELS[size]}.gguf"
