@@ -12,8 +12,8 @@
 
 struct gemm_scratch {
     _Alignas(64) float b[GEMM_B_VALUES];
-    _Alignas(64) float a[GEMM_A_ROWS * GEMM_DEPTH + GEMM_LINE]; /* spare for whole registers */
-    _Alignas(64) float rows[GEMM_LINE * GEMM_DEPTH];            /* rows of b between decoding and packing */
+    _Alignas(64) float a[GEMM_A_ROWS * (GEMM_DEPTH + GEMM_LINE)]; /* groups of rows, a line between them */
+    _Alignas(64) float rows[8 * (GEMM_DEPTH + GEMM_LINE)];        /* rows of b between decoding and packing */
 };
 
 #endif

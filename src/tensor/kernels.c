@@ -63,7 +63,10 @@ static void tables_build(void) {
     table_build(ISA_SCALAR, "scalar", &matmul_scalar, &ops_scalar, &attention_scalar);
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if (cpu_has_avx2()) table_build(ISA_AVX2, "avx2", &matmul_avx2, &ops_avx2, &attention_avx2);
+    if (cpu_has_avx2()) {
+        table_build(ISA_AVX2, "avx2", &matmul_avx2, &ops_avx2, &attention_avx2);
+        tables[ISA_AVX2].training.gemm[GEMM_F32] = tables[ISA_AVX2].training.gemm[GEMM_BF16] = gemm_avx2;
+    }
     if (cpu_has_avx512()) {
         table_build(ISA_AVX512, "avx512", &matmul_avx512, &ops_avx512, &attention_avx512);
         return;

@@ -16,6 +16,8 @@ void sdpa_forward_scalar(const struct sdpa_args *args, int64_t row0, int64_t row
 void sdpa_backward_q_scalar(const struct sdpa_args *args, int64_t row0, int64_t row1, int kv_head, void *scratch);
 void sdpa_backward_kv_scalar(const struct sdpa_args *args, int64_t row0, int64_t row1, int kv_head, void *scratch);
 
+void gemm_avx2(const struct gemm_args *args, int64_t m0, int64_t m1, int64_t n0, int64_t n1, void *scratch);
+
 /* ----------------------------------------------------------------- numbers by counter */
 
 /* 64 bits of (seed, place): the finaliser of splitmix64 (Steele, Lea & Flood 2014) over a Weyl step. */
