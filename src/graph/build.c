@@ -10,6 +10,7 @@ int graph_new(const struct kernels *kernels, struct graph **out, struct shu_erro
     struct graph *graph = mem_calloc(1, sizeof *graph);
     if (graph == NULL) return SHU_FAIL(err, SHU_E_NOMEM, "no memory for a graph");
     graph->kernels = kernels;
+    graph->begin = -1;
     *out = graph;
     return SHU_OK;
 }
@@ -19,7 +20,11 @@ void graph_free(struct graph *graph) {
     if (graph->memory) mem_free_large(graph->memory, graph->plan.total_bytes);
     plan_free(&graph->plan);
     mem_free(graph->blocks);
+    mem_free(graph->units);
     mem_free(graph->profile_ns);
+    mem_free(graph->segments);
+    mem_free(graph->gradients);
+    mem_free(graph->again);
     mem_free(graph->nodes);
     mem_free(graph);
 }
@@ -36,7 +41,7 @@ void graph_label(struct graph *graph, const char *format, ...) {
 }
 
 /* A builder failed: later nodes are refused, the first reason is kept. */
-static node_id graph_refuse(struct graph *graph, int status) {
+node_id node_refuse(struct graph *graph, int status) {
     if (graph->status == SHU_OK) graph->status = status;
     return -1;
 }
@@ -44,6 +49,8 @@ static node_id graph_refuse(struct graph *graph, int status) {
 static int nodes_reserve(struct graph *graph) {
     if (graph->memory)
         return SHU_FAIL(&graph->error, SHU_E_USAGE, "a planned graph takes no more nodes; build a new one");
+    if (graph->forward_count > 0 && !graph->emitting)
+        return SHU_FAIL(&graph->error, SHU_E_USAGE, "the backward pass is complete; add nodes before graph_backward");
     if (graph->count >= GRAPH_MAX_NODES)
         return SHU_FAIL(&graph->error, SHU_E_RANGE, "a graph holds at most %d nodes", GRAPH_MAX_NODES);
     if (graph->count < graph->capacity) return SHU_OK;
@@ -67,20 +74,23 @@ static int check_inputs(struct graph *graph, const struct graph_node *node) {
     return SHU_OK;
 }
 
-/* Appends a node of `kind` that reads inputs [0, count); trailing optional inputs are left out by the caller. */
-static node_id node_add(struct graph *graph, const struct graph_node *template, const node_id *inputs, int count) {
+node_id node_add(struct graph *graph, const struct graph_node *template, const node_id *inputs, int count) {
     if (graph->status) return -1;
     int status = nodes_reserve(graph);
-    if (status) return graph_refuse(graph, status);
+    if (status) return node_refuse(graph, status);
     struct graph_node *node = &graph->nodes[graph->count];
     *node = *template;
     memcpy(node->label, graph->label, sizeof node->label);
-    node->quantized = node->next = -1;
+    node->output = false;
+    node->quantized = node->inverse = node->received = node->seeds = node->next = -1;
+    node->emitted = graph->emitting;
     node->inputs = count;
     for (int i = 0; i < count; i++) node->input[i] = inputs[i];
     status = check_inputs(graph, node);
+    node->learns = node->params.parameter && node->params.parameter->gradient;
+    for (int i = 0; i < count && status == SHU_OK; i++) node->learns |= node_at(graph, inputs[i])->learns;
     if (status == SHU_OK && op_table[node->kind].shape) status = op_table[node->kind].shape(graph, node, &graph->error);
-    if (status) return graph_refuse(graph, status);
+    if (status) return node_refuse(graph, status);
     return graph->count++;
 }
 
@@ -104,9 +114,9 @@ static bool valid_dim(int64_t dim) {
 node_id graph_input(struct graph *graph, enum dtype dtype, int64_t rows, int64_t cols, const char *name) {
     if (graph->status) return -1;
     if (cols < 1 || !valid_dim(rows) || (dtype != DT_F32 && dtype != DT_I32))
-        return graph_refuse(graph, SHU_FAIL(&graph->error, SHU_E_USAGE,
-                                            "input %s: must be F32 or I32 with positive sizes, found %s [%lld, %lld]",
-                                            name, dtype_table[dtype].name, (long long)rows, (long long)cols));
+        return node_refuse(graph, SHU_FAIL(&graph->error, SHU_E_USAGE,
+                                           "input %s: must be F32 or I32 with positive sizes, found %s [%lld, %lld]",
+                                           name, dtype_table[dtype].name, (long long)rows, (long long)cols));
     struct graph_node node = {.kind = OP_INPUT, .dtype = dtype, .shape = {cols, rows, 1, 1}};
     node_id id = node_add(graph, &node, NULL, 0);
     if (id >= 0) snprintf(graph->nodes[id].label, sizeof node.label, "%s", name);
@@ -116,7 +126,7 @@ node_id graph_input(struct graph *graph, enum dtype dtype, int64_t rows, int64_t
 node_id graph_const(struct graph *graph, const float *data, int64_t cols, const char *name) {
     if (graph->status) return -1;
     if (data == NULL || cols < 1)
-        return graph_refuse(graph, SHU_FAIL(&graph->error, SHU_E_USAGE, "constant %s: has no values", name));
+        return node_refuse(graph, SHU_FAIL(&graph->error, SHU_E_USAGE, "constant %s: has no values", name));
     struct graph_node node = {
         .kind = OP_CONST, .dtype = DT_F32, .shape = {cols, 1, 1, 1}, .params = {.constant = data}};
     node_id id = node_add(graph, &node, NULL, 0);
@@ -163,7 +173,8 @@ node_id graph_rms_norm(struct graph *graph, node_id x, node_id gain, float eps, 
 
 node_id graph_layer_norm(struct graph *graph, node_id x, node_id gain, node_id bias, float eps) {
     struct graph_node node = {.kind = OP_LAYER_NORM, .params = {.eps = eps}};
-    return node_add(graph, &node, (node_id[]){x, gain, bias}, 3);
+    int count = gain == -1 ? 1 : bias == -1 ? 2 : 3;
+    return node_add(graph, &node, (node_id[]){x, gain, bias}, count);
 }
 
 node_id graph_softmax(struct graph *graph, node_id x, float scale) {
@@ -198,7 +209,6 @@ node_id graph_rope_table(struct graph *graph, int rot, double freq_base, double 
     struct graph_node node = {
         .kind = OP_ROPE_TABLE,
         .params = {.rot = rot, .freq_base = freq_base, .freq_scale = freq_scale, .factors = factors}};
-    graph->uses_kv = true;
     return node_add(graph, &node, NULL, 0);
 }
 
@@ -218,7 +228,7 @@ node_id graph_attention(struct graph *graph, node_id q, node_id stored, const st
 void graph_output(struct graph *graph, node_id node) {
     if (node < 0 || node >= graph->count) {
         if (graph->status == SHU_OK)
-            graph_refuse(graph, SHU_FAIL(&graph->error, SHU_E_USAGE, "graph output %d is no node", (int)node));
+            node_refuse(graph, SHU_FAIL(&graph->error, SHU_E_USAGE, "graph output %d is no node", (int)node));
         return;
     }
     graph->nodes[node].output = true;

@@ -44,15 +44,33 @@ static int check_indices(const struct graph *graph, const struct graph_node *nod
     return SHU_OK;
 }
 
+/* Packed sequences: every row names the first row of its sequence. */
+static int check_sequences(const struct graph *graph, const struct graph_node *node, struct shu_error *err) {
+    const struct graph_node *begin = node_input(graph, node, 3);
+    const int32_t *first = (const int32_t *)begin->data;
+    for (int64_t row = 0; row < begin->rows; row++)
+        if (first[row] != row && (row == 0 || first[row] != first[row - 1]))
+            return SHU_FAIL(
+                err, SHU_E_USAGE,
+                NODE_TEXT ": row %lld must begin a sequence (%lld) or go on with that of row %lld, found %d",
+                NODE_ARGS(graph, node), (long long)row, (long long)row, (long long)row - 1, (int)first[row]);
+    return SHU_OK;
+}
+
 static int check_node(const struct graph *graph, const struct graph_node *node, const struct graph_step *step,
                       struct shu_error *err) {
     const struct graph_params *params = &node->params;
     if (node->kind == OP_EMBED) {
-        int64_t limit = params->table ? tensor_rows(params->table) : params->weight->rows;
+        int64_t limit = node->inputs == 2 ? node_input(graph, node, 1)->shape[1]
+                        : params->table   ? tensor_rows(params->table)
+                                          : params->weight->rows;
         return check_indices(graph, node, node_at(graph, node->input[0]), limit, err);
     }
     if (node->kind == OP_GATHER)
         return check_indices(graph, node, node_at(graph, node->input[1]), node_at(graph, node->input[0])->rows, err);
+    if (node->kind == OP_CROSS_ENTROPY)
+        return check_indices(graph, node, node_at(graph, node->input[1]), node->shape[0], err);
+    if (node->kind == OP_SDPA) return check_sequences(graph, node, err);
     if (node->kind == OP_ATTENTION &&
         (step->kv->kv_heads != params->kv_heads || step->kv->head_dim != params->head_dim))
         return SHU_FAIL(err, SHU_E_USAGE, NODE_TEXT ": needs KV pages of %d heads of %d, found %d of %d",
@@ -83,6 +101,20 @@ static void bind_blocks(struct graph *graph, const struct graph_step *step) {
         int64_t end = row + 1;
         while (end < step->rows && end - row < most && rows[end].sequence == rows[row].sequence) end++;
         graph->blocks[graph->block_count++] = (struct row_block){(int32_t)row, (int32_t)end};
+        row = end;
+    }
+}
+
+/* The same for attention of packed sequences. */
+static void bind_units(struct graph *graph) {
+    graph->unit_count = 0;
+    if (graph->begin < 0) return;
+    const struct graph_node *begin = node_at(graph, graph->begin);
+    const int32_t *first = (const int32_t *)begin->data;
+    for (int64_t row = 0; row < begin->rows;) {
+        int64_t end = row + 1;
+        while (end < begin->rows && end - row < SDPA_ROWS && first[end] == first[row]) end++;
+        graph->units[graph->unit_count++] = (struct row_block){(int32_t)row, (int32_t)end};
         row = end;
     }
 }
@@ -168,6 +200,7 @@ int graph_run(struct graph *graph, struct pool *pool, const struct graph_step *s
     if (status == SHU_OK) status = bind_nodes(graph, step, err);
     if (status) return status;
     bind_blocks(graph, step);
+    bind_units(graph);
     struct wave_run run = {.graph = graph, .step = step};
     for (int i = 0; i < graph->plan.waves; i++) {
         run.wave = &graph->plan.wave[i];

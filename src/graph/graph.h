@@ -33,6 +33,8 @@
 #define GRAPH_ROWS       ((int64_t)-1)
 #define GRAPH_GATHERED   ((int64_t)-2) /* rows after OP_GATHER */
 #define GRAPH_MAX_INPUTS 6
+/* Node shapes only: part `part` of `rows` gathered rows each, the last one cut (graph_cross_entropy). */
+#define GRAPH_PART(part, rows) (-((((int64_t)(part) + 1) << 32) | (int64_t)(rows)))
 
 enum graph_op_kind {
     OP_INPUT,    /* bound per run: tokens (I32), f32 rows */
@@ -54,6 +56,32 @@ enum graph_op_kind {
     OP_ROPE,       /* (x, table) */
     OP_KV_STORE,   /* (k, v) -> KV pages; its node orders attention after it and holds no data */
     OP_ATTENTION,  /* (q, kv_store node) -> [rows, heads * D] */
+
+    /* Learning, forward: gradient.h. */
+    OP_PARAMETER,     /* leaf: rows that products, norms and look-ups read in place */
+    OP_LINEAR,        /* (x, parameter, bias or base) */
+    OP_SDPA,          /* (q, k, v, begin) -> [rows, heads * D | heads]: output and log-sum-exp side by side */
+    OP_DROPOUT,       /* its own gradient: the same mask again */
+    OP_COLUMNS,       /* view of some columns */
+    OP_PART,          /* view of the rows of one part of the gathered rows */
+    OP_CROSS_ENTROPY, /* (logits, targets, weights) -> gradient of the logits */
+    OP_SQUARED_ERROR, /* (x, targets, weights) -> gradient of x */
+
+    /* Learning, backward; dy is the gradient of the forward node's output. */
+    OP_LINEAR_BACK,     /* (dy, parameter, base) -> dx */
+    OP_WEIGHT_GRADIENT, /* (dy, x, parameter): dy^T x is added to the parameter's gradient; holds no data */
+    OP_VECTOR_GRADIENT, /* (dy, parameter): column sums, likewise */
+    OP_EMBED_GRADIENT,  /* (dy, ids, parameter): row by row, likewise */
+    OP_GATHER_BACK,     /* (dy, row indices, base) -> dx, zero where no row was picked */
+    OP_COLUMNS_BACK,    /* (dy, base) -> dx, zero in the other columns */
+    OP_RMS_NORM_BACK,   /* (dy, x, gain) */
+    OP_LAYER_NORM_BACK, /* (dy, x, gain) */
+    OP_SOFTMAX_BACK,    /* (dy, y) */
+    OP_SOFTCAP_BACK,    /* (dy, x) */
+    OP_UNARY_BACK,      /* (dy, x) */
+    OP_GATED_BACK,      /* (dy, gate, up) -> d_gate | d_up side by side */
+    OP_SDPA_BACK_Q,     /* (dy, q, k, v, OP_SDPA node, begin) -> dq */
+    OP_SDPA_BACK_KV,    /* likewise -> dk | dv side by side */
     OP_KINDS
 };
 
@@ -69,6 +97,16 @@ struct graph_params {
     int heads, kv_heads, head_dim, rot, window, layer;
     enum unary_kind unary;
     bool neox;
+
+    struct graph_parameter *parameter;
+    enum gemm_precision precision;
+    float rate;        /* OP_DROPOUT: share of zeros */
+    uint64_t salt;     /* OP_DROPOUT */
+    int64_t first;     /* OP_COLUMNS, OP_COLUMNS_BACK: column of the whole */
+    int64_t part;      /* losses and views in parts: which one; 0-based */
+    int64_t part_rows; /* 0 = not in parts */
+    float *result;     /* losses: value of every row */
+    bool causal, inverse, learn;
 };
 
 typedef int32_t node_id; /* index into the node list; negative = builder failed, remembered by the graph */
@@ -97,6 +135,7 @@ node_id graph_gather(struct graph *graph, node_id x, node_id indices);
 node_id graph_matmul(struct graph *graph, node_id x, const struct packed *weight, node_id bias);
 /* One norm per `group` columns (0 = all of them); gain is an OP_CONST of that many columns, or -1. */
 node_id graph_rms_norm(struct graph *graph, node_id x, node_id gain, float eps, int64_t group);
+/* gain and bias: OP_CONST of all columns; bias, or both, may be -1. */
 node_id graph_layer_norm(struct graph *graph, node_id x, node_id gain, node_id bias, float eps);
 node_id graph_softmax(struct graph *graph, node_id x, float scale);
 node_id graph_add(struct graph *graph, node_id a, node_id b);

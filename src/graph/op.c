@@ -5,18 +5,18 @@
 
 /* ------------------------------------------------------------------ helpers */
 
-static const struct graph_node *input_of(const struct graph *graph, const struct graph_node *node, int i) {
-    return &graph->nodes[node->input[i]];
-}
-
-static void take_shape(struct graph_node *node, const struct graph_node *from, int64_t cols) {
+void shape_take(struct graph_node *node, const struct graph_node *from, int64_t cols) {
     for (int i = 1; i < 4; i++) node->shape[i] = from->shape[i];
     node->shape[0] = cols;
     node->dtype = DT_F32;
 }
 
 static int64_t bound(int64_t dim, int64_t rows, int64_t gathered) {
-    return dim == GRAPH_ROWS ? rows : dim == GRAPH_GATHERED ? gathered : dim;
+    if (dim >= 0) return dim;
+    if (dim == GRAPH_ROWS) return rows;
+    if (dim == GRAPH_GATHERED) return gathered;
+    int64_t part_rows = -dim & UINT32_MAX, before = ((-dim >> 32) - 1) * part_rows; /* GRAPH_PART */
+    return gathered - before > part_rows ? part_rows : gathered > before ? gathered - before : 0;
 }
 
 int64_t node_rows(const struct graph_node *node, int64_t rows, int64_t gathered) {
@@ -27,54 +27,71 @@ int64_t node_rows(const struct graph_node *node, int64_t rows, int64_t gathered)
 }
 
 size_t node_row_bytes(const struct graph_node *node) {
-    if (node->kind == OP_CONST || node->kind == OP_KV_STORE) return 0;
+    if (op_table[node->kind].no_data) return 0;
     if (node->dtype == DT_ACT8) return act8_row_bytes(node->shape[0]);
     return dtype_row_bytes(node->dtype, node->shape[0]);
 }
 
-/* Inputs [from, inputs) must be f32. */
-static int check_f32(const struct graph *graph, const struct graph_node *node, int from, struct shu_error *err) {
-    for (int i = from; i < node->inputs; i++) {
-        const struct graph_node *in = input_of(graph, node, i);
-        if (in->dtype != DT_F32 || in->kind == OP_KV_STORE)
-            return SHU_FAIL(err, SHU_E_USAGE, NODE_TEXT ": input %d must be f32 values, found " NODE_TEXT " of type %s",
-                            NODE_ARGS(graph, node), i, NODE_ARGS(graph, in), dtype_table[in->dtype].name);
-    }
-    return SHU_OK;
+int check_f32(const struct graph *graph, const struct graph_node *node, int i, struct shu_error *err) {
+    const struct graph_node *in = node_input(graph, node, i);
+    if (in->dtype == DT_F32 && !op_table[in->kind].no_data) return SHU_OK;
+    return SHU_FAIL(err, SHU_E_USAGE, NODE_TEXT ": input %d must be f32 values, found " NODE_TEXT " of type %s",
+                    NODE_ARGS(graph, node), i, NODE_ARGS(graph, in), dtype_table[in->dtype].name);
 }
 
-/* Input i must be a constant of `cols` columns. */
-static int check_const(const struct graph *graph, const struct graph_node *node, int i, int64_t cols,
-                       struct shu_error *err) {
-    const struct graph_node *in = input_of(graph, node, i);
-    if (in->kind == OP_CONST && in->shape[0] == cols) return SHU_OK;
+int check_vector(const struct graph *graph, const struct graph_node *node, int i, int64_t cols, struct shu_error *err) {
+    const struct graph_node *in = node_input(graph, node, i);
+    bool vector = in->kind == OP_CONST || (in->kind == OP_PARAMETER && in->dtype == DT_F32 && in->shape[1] == 1);
+    if (vector && in->shape[0] == cols) return SHU_OK;
     return SHU_FAIL(err, SHU_E_USAGE,
                     NODE_TEXT ": input %d must be a constant of %lld columns, found " NODE_TEXT " of %lld columns",
                     NODE_ARGS(graph, node), i, (long long)cols, NODE_ARGS(graph, in), (long long)in->shape[0]);
 }
 
-static int check_ids(const struct graph *graph, const struct graph_node *node, int i, struct shu_error *err) {
-    const struct graph_node *in = input_of(graph, node, i);
-    if (in->dtype == DT_I32 && in->kind == OP_INPUT && in->shape[0] == 1) return SHU_OK;
-    return SHU_FAIL(
-        err, SHU_E_USAGE,
-        NODE_TEXT ": input %d must be an I32 input of 1 column, found " NODE_TEXT " of type %s, %lld columns",
-        NODE_ARGS(graph, node), i, NODE_ARGS(graph, in), dtype_table[in->dtype].name, (long long)in->shape[0]);
+int check_column(const struct graph *graph, const struct graph_node *node, int i, enum dtype dtype,
+                 struct shu_error *err) {
+    const struct graph_node *in = node_input(graph, node, i);
+    bool given = node_at(graph, node_value(graph, node->input[i]))->kind == OP_INPUT;
+    if (in->dtype == dtype && given && in->shape[0] == 1) return SHU_OK;
+    return SHU_FAIL(err, SHU_E_USAGE,
+                    NODE_TEXT ": input %d must be an %s input of 1 column, found " NODE_TEXT
+                              " of type %s, %lld columns",
+                    NODE_ARGS(graph, node), i, dtype_table[dtype].name, NODE_ARGS(graph, in),
+                    dtype_table[in->dtype].name, (long long)in->shape[0]);
 }
 
-static int check_cols(const struct graph *graph, const struct graph_node *node, int i, int64_t cols,
-                      struct shu_error *err) {
-    const struct graph_node *in = input_of(graph, node, i);
+int check_cols(const struct graph *graph, const struct graph_node *node, int i, int64_t cols, struct shu_error *err) {
+    const struct graph_node *in = node_input(graph, node, i);
     if (in->shape[0] == cols) return SHU_OK;
     return SHU_FAIL(err, SHU_E_USAGE, NODE_TEXT ": input %d must have %lld columns, found " NODE_TEXT " of %lld",
                     NODE_ARGS(graph, node), i, (long long)cols, NODE_ARGS(graph, in), (long long)in->shape[0]);
 }
 
+int check_rows(const struct graph *graph, const struct graph_node *node, int i, const struct graph_node *same,
+               struct shu_error *err) {
+    const struct graph_node *in = node_input(graph, node, i);
+    if (same_rows(in, same)) return SHU_OK;
+    return SHU_FAIL(err, SHU_E_USAGE,
+                    NODE_TEXT ": inputs must have the same rows, found " NODE_TEXT
+                              " of [%lld, %lld, %lld] and " NODE_TEXT " of [%lld, %lld, %lld]",
+                    NODE_ARGS(graph, node), NODE_ARGS(graph, same), (long long)same->shape[1],
+                    (long long)same->shape[2], (long long)same->shape[3], NODE_ARGS(graph, in), (long long)in->shape[1],
+                    (long long)in->shape[2], (long long)in->shape[3]);
+}
+
 /* -------------------------------------------------------------- shape rules */
 
 static int shape_embed(struct graph *graph, struct graph_node *node, struct shu_error *err) {
-    int status = check_ids(graph, node, 0, err);
+    int status = check_column(graph, node, 0, DT_I32, err);
     if (status) return status;
+    if (node->inputs == 2) {
+        const struct graph_node *rows = node_input(graph, node, 1);
+        if (rows->kind != OP_PARAMETER)
+            return SHU_FAIL(err, SHU_E_USAGE, NODE_TEXT ": the table must be a parameter, found " NODE_TEXT,
+                            NODE_ARGS(graph, node), NODE_ARGS(graph, rows));
+        shape_take(node, node_input(graph, node, 0), rows->shape[0]);
+        return SHU_OK;
+    }
     const struct packed *packed = node->params.weight;
     const struct tensor *plain = node->params.table;
     if ((packed == NULL) == (plain == NULL))
@@ -83,25 +100,23 @@ static int shape_embed(struct graph *graph, struct graph_node *node, struct shu_
     if (plain && dtype_row_bytes(plain->dtype, cols) == 0)
         return SHU_FAIL(err, SHU_E_USAGE, NODE_TEXT ": table rows of %lld columns are no whole blocks of %s",
                         NODE_ARGS(graph, node), (long long)cols, dtype_table[plain->dtype].name);
-    take_shape(node, input_of(graph, node, 0), cols);
+    shape_take(node, node_input(graph, node, 0), cols);
     return SHU_OK;
 }
 
 static int shape_gather(struct graph *graph, struct graph_node *node, struct shu_error *err) {
-    const struct graph_node *x = input_of(graph, node, 0);
-    int status = check_ids(graph, node, 1, err);
+    const struct graph_node *x = node_input(graph, node, 0);
+    int status = check_column(graph, node, 1, DT_I32, err);
     if (status) return status;
-    if (x->dtype != DT_F32 || x->kind == OP_KV_STORE)
-        return SHU_FAIL(err, SHU_E_USAGE, NODE_TEXT ": input 0 must be f32 values, found " NODE_TEXT,
-                        NODE_ARGS(graph, node), NODE_ARGS(graph, x));
-    take_shape(node, input_of(graph, node, 1), x->shape[0]);
-    return SHU_OK;
+    status = check_f32(graph, node, 0, err);
+    if (status == SHU_OK) shape_take(node, node_input(graph, node, 1), x->shape[0]);
+    return status;
 }
 
 static int shape_quantize(struct graph *graph, struct graph_node *node, struct shu_error *err) {
     int status = check_f32(graph, node, 0, err);
     if (status) return status;
-    take_shape(node, input_of(graph, node, 0), input_of(graph, node, 0)->shape[0]);
+    shape_take(node, node_input(graph, node, 0), node_input(graph, node, 0)->shape[0]);
     node->dtype = DT_ACT8;
     return SHU_OK;
 }
@@ -115,20 +130,20 @@ static int shape_matmul(struct graph *graph, struct graph_node *node, struct shu
         return SHU_FAIL(err, SHU_E_USAGE, NODE_TEXT ": weights were packed for %d lanes, the %s kernels need %d",
                         NODE_ARGS(graph, node), weight->lanes, graph->kernels->isa, graph->kernels->lanes);
     bool plain = weight->dtype == DT_F32 || weight->dtype == DT_F16 || weight->dtype == DT_BF16;
-    const struct graph_node *x = input_of(graph, node, 0);
-    if (x->dtype != (plain ? DT_F32 : DT_ACT8) || x->kind == OP_KV_STORE)
+    const struct graph_node *x = node_input(graph, node, 0);
+    if (x->dtype != (plain ? DT_F32 : DT_ACT8) || op_table[x->kind].no_data)
         return SHU_FAIL(err, SHU_E_USAGE, NODE_TEXT ": %s weights take %s rows, found " NODE_TEXT " of type %s",
                         NODE_ARGS(graph, node), dtype_table[weight->dtype].name, plain ? "F32" : "ACT8",
                         NODE_ARGS(graph, x), dtype_table[x->dtype].name);
     int status = check_cols(graph, node, 0, weight->cols, err);
-    if (status == SHU_OK && node->inputs == 2) status = check_const(graph, node, 1, weight->rows, err);
-    if (status == SHU_OK) take_shape(node, input_of(graph, node, 0), weight->rows);
+    if (status == SHU_OK && node->inputs == 2) status = check_vector(graph, node, 1, weight->rows, err);
+    if (status == SHU_OK) shape_take(node, node_input(graph, node, 0), weight->rows);
     return status;
 }
 
 /* rms_norm and layer_norm: gain and bias of one group. */
 static int shape_norm(struct graph *graph, struct graph_node *node, struct shu_error *err) {
-    const struct graph_node *x = input_of(graph, node, 0);
+    const struct graph_node *x = node_input(graph, node, 0);
     int status = check_f32(graph, node, 0, err);
     if (status) return status;
     if (node->kind == OP_LAYER_NORM || node->params.group == 0) node->params.group = x->shape[0];
@@ -140,29 +155,22 @@ static int shape_norm(struct graph *graph, struct graph_node *node, struct shu_e
         return SHU_FAIL(err, SHU_E_USAGE, NODE_TEXT ": epsilon must be finite and not negative, found %g",
                         NODE_ARGS(graph, node), (double)node->params.eps);
     for (int i = 1; i < node->inputs; i++) {
-        status = check_const(graph, node, i, group, err);
+        status = check_vector(graph, node, i, group, err);
         if (status) return status;
     }
-    take_shape(node, x, x->shape[0]);
+    shape_take(node, x, x->shape[0]);
     return SHU_OK;
 }
 
-/* Element-wise: all inputs f32 of one shape. */
-static int shape_same(struct graph *graph, struct graph_node *node, struct shu_error *err) {
-    const struct graph_node *a = input_of(graph, node, 0);
+int shape_same(struct graph *graph, struct graph_node *node, struct shu_error *err) {
+    const struct graph_node *a = node_input(graph, node, 0);
     int status = check_f32(graph, node, 0, err);
     for (int i = 1; i < node->inputs && status == SHU_OK; i++) {
-        const struct graph_node *b = input_of(graph, node, i);
-        status = check_cols(graph, node, i, a->shape[0], err);
-        if (status == SHU_OK && !same_rows(a, b))
-            status = SHU_FAIL(err, SHU_E_USAGE,
-                              NODE_TEXT ": inputs must have the same rows, found " NODE_TEXT
-                                        " of [%lld, %lld, %lld] and " NODE_TEXT " of [%lld, %lld, %lld]",
-                              NODE_ARGS(graph, node), NODE_ARGS(graph, a), (long long)a->shape[1],
-                              (long long)a->shape[2], (long long)a->shape[3], NODE_ARGS(graph, b),
-                              (long long)b->shape[1], (long long)b->shape[2], (long long)b->shape[3]);
+        status = check_f32(graph, node, i, err);
+        if (status == SHU_OK) status = check_cols(graph, node, i, a->shape[0], err);
+        if (status == SHU_OK) status = check_rows(graph, node, i, a, err);
     }
-    if (status == SHU_OK) take_shape(node, a, a->shape[0]);
+    if (status == SHU_OK) shape_take(node, a, a->shape[0]);
     return status;
 }
 
@@ -173,6 +181,12 @@ static int shape_rope_table(struct graph *graph, struct graph_node *node, struct
         return SHU_FAIL(err, SHU_E_USAGE,
                         NODE_TEXT ": needs an even number of dimensions and positive base and scale, found %d, %g, %g",
                         NODE_ARGS(graph, node), params->rot, params->freq_base, params->freq_scale);
+    if (node->inputs == 1) { /* positions are given */
+        int status = check_column(graph, node, 0, DT_I32, err);
+        if (status == SHU_OK) shape_take(node, node_input(graph, node, 0), params->rot);
+        return status;
+    }
+    graph->uses_kv = true;
     node->shape[0] = params->rot;
     node->shape[1] = GRAPH_ROWS;
     node->shape[2] = node->shape[3] = 1;
@@ -182,7 +196,7 @@ static int shape_rope_table(struct graph *graph, struct graph_node *node, struct
 
 static int shape_rope(struct graph *graph, struct graph_node *node, struct shu_error *err) {
     const struct graph_params *params = &node->params;
-    const struct graph_node *x = input_of(graph, node, 0), *table = input_of(graph, node, 1);
+    const struct graph_node *x = node_input(graph, node, 0), *table = node_input(graph, node, 1);
     int status = check_f32(graph, node, 0, err);
     if (status) return status;
     if (params->heads < 1 || params->head_dim < 1 || params->rot > params->head_dim)
@@ -193,17 +207,18 @@ static int shape_rope(struct graph *graph, struct graph_node *node, struct shu_e
     if (status == SHU_OK && (table->kind != OP_ROPE_TABLE || !same_rows(x, table)))
         status = SHU_FAIL(err, SHU_E_USAGE, NODE_TEXT ": needs the rope table of the same rows, found " NODE_TEXT,
                           NODE_ARGS(graph, node), NODE_ARGS(graph, table));
-    if (status == SHU_OK) take_shape(node, x, x->shape[0]);
+    if (status == SHU_OK) shape_take(node, x, x->shape[0]);
     return status;
 }
 
 static int shape_kv_store(struct graph *graph, struct graph_node *node, struct shu_error *err) {
-    const struct graph_node *k = input_of(graph, node, 0);
+    const struct graph_node *k = node_input(graph, node, 0);
     int status = check_f32(graph, node, 0, err);
+    if (status == SHU_OK) status = check_f32(graph, node, 1, err);
     if (status == SHU_OK) status = check_cols(graph, node, 1, k->shape[0], err);
     if (status) return status;
     for (int i = 0; i < 2; i++) {
-        const struct graph_node *in = input_of(graph, node, i);
+        const struct graph_node *in = node_input(graph, node, i);
         if (in->shape[1] != GRAPH_ROWS || in->shape[2] != 1 || in->shape[3] != 1)
             return SHU_FAIL(err, SHU_E_USAGE, NODE_TEXT ": keys and values need one row per token, found " NODE_TEXT,
                             NODE_ARGS(graph, node), NODE_ARGS(graph, in));
@@ -211,14 +226,14 @@ static int shape_kv_store(struct graph *graph, struct graph_node *node, struct s
     if (node->params.layer < 0)
         return SHU_FAIL(err, SHU_E_USAGE, NODE_TEXT ": layer must not be negative, found %d", NODE_ARGS(graph, node),
                         node->params.layer);
-    take_shape(node, k, k->shape[0]);
+    shape_take(node, k, k->shape[0]);
     graph->uses_kv = true;
     return SHU_OK;
 }
 
 static int shape_attention(struct graph *graph, struct graph_node *node, struct shu_error *err) {
     const struct graph_params *params = &node->params;
-    const struct graph_node *q = input_of(graph, node, 0), *stored = input_of(graph, node, 1);
+    const struct graph_node *q = node_input(graph, node, 0), *stored = node_input(graph, node, 1);
     if (q->dtype != DT_F32 || stored->kind != OP_KV_STORE || stored->params.layer != params->layer)
         return SHU_FAIL(err, SHU_E_USAGE,
                         NODE_TEXT ": needs f32 queries and the kv_store of layer %d, found " NODE_TEXT
@@ -238,66 +253,84 @@ static int shape_attention(struct graph *graph, struct graph_node *node, struct 
     if (status == SHU_OK && !same_rows(q, stored))
         status =
             SHU_FAIL(err, SHU_E_USAGE, NODE_TEXT ": queries and keys must have the same rows", NODE_ARGS(graph, node));
-    if (status == SHU_OK) take_shape(node, q, q->shape[0]);
+    if (status == SHU_OK) shape_take(node, q, q->shape[0]);
     return status;
 }
 
 /* ---------------------------------------------------------------- the table */
 
+/* clang-format off */
 const struct graph_op op_table[OP_KINDS] = {
-    [OP_INPUT] = {.name = "input"},
-    [OP_CONST] = {.name = "const"},
-    [OP_EMBED] = {.name = "embed", .min_inputs = 1, .max_inputs = 1, .shape = shape_embed, .run = {run_embed}},
-    [OP_GATHER] = {.name = "gather",
-                   .min_inputs = 2,
-                   .max_inputs = 2,
-                   .mixes_rows = true,
-                   .shape = shape_gather,
-                   .run = {run_gather}},
-    [OP_QUANTIZE] =
-        {.name = "quantize", .min_inputs = 1, .max_inputs = 1, .shape = shape_quantize, .run = {run_quantize}},
-    [OP_MATMUL] = {.name = "matmul",
-                   .min_inputs = 1,
-                   .max_inputs = 2,
-                   .shape = shape_matmul,
-                   .tiles = tiles_matmul,
-                   .run = {run_matmul}},
-    [OP_RMS_NORM] = {.name = "rms_norm",
-                     .min_inputs = 1,
-                     .max_inputs = 2,
-                     .in_place = 1,
-                     .shape = shape_norm,
-                     .run = {run_rms_norm}},
-    [OP_LAYER_NORM] = {.name = "layer_norm",
-                       .min_inputs = 3,
-                       .max_inputs = 3,
-                       .in_place = 1,
-                       .shape = shape_norm,
-                       .run = {run_layer_norm}},
-    [OP_SOFTMAX] =
-        {.name = "softmax", .min_inputs = 1, .max_inputs = 1, .in_place = 1, .shape = shape_same, .run = {run_softmax}},
-    [OP_ADD] = {.name = "add", .min_inputs = 2, .max_inputs = 2, .in_place = 3, .shape = shape_same, .run = {run_add}},
-    [OP_MUL] = {.name = "mul", .min_inputs = 2, .max_inputs = 2, .in_place = 3, .shape = shape_same, .run = {run_mul}},
-    [OP_SCALE] =
-        {.name = "scale", .min_inputs = 1, .max_inputs = 1, .in_place = 1, .shape = shape_same, .run = {run_scale}},
-    [OP_SOFTCAP] =
-        {.name = "softcap", .min_inputs = 1, .max_inputs = 1, .in_place = 1, .shape = shape_same, .run = {run_softcap}},
-    [OP_UNARY] =
-        {.name = "unary", .min_inputs = 1, .max_inputs = 1, .in_place = 1, .shape = shape_same, .run = {run_unary}},
-    [OP_GATED] =
-        {.name = "gated", .min_inputs = 2, .max_inputs = 2, .in_place = 3, .shape = shape_same, .run = {run_gated}},
-    [OP_ROPE_TABLE] = {.name = "rope_table", .shape = shape_rope_table, .run = {run_rope_table}},
-    [OP_ROPE] =
-        {.name = "rope", .min_inputs = 2, .max_inputs = 2, .in_place = 1, .shape = shape_rope, .run = {run_rope}},
-    [OP_KV_STORE] =
-        {.name = "kv_store", .min_inputs = 2, .max_inputs = 2, .shape = shape_kv_store, .run = {run_kv_store}},
-    [OP_ATTENTION] = {.name = "attention",
-                      .min_inputs = 2,
-                      .max_inputs = 2,
-                      .shape = shape_attention,
-                      .tiles = tiles_attention,
+    [OP_INPUT] = {"input", .leaf = true},
+    [OP_CONST] = {"const", .leaf = true, .no_data = true},
+    [OP_EMBED] = {"embed", 1, 2, .shape = shape_embed, .run = {run_embed}, .gradient = gradient_of_embed},
+    [OP_GATHER] = {"gather", 2, 2, .mixes_rows = true, .shape = shape_gather, .run = {run_gather},
+                   .gradient = gradient_of_gather},
+    [OP_QUANTIZE] = {"quantize", 1, 1, .shape = shape_quantize, .run = {run_quantize}},
+    [OP_MATMUL] = {"matmul", 1, 2, .shape = shape_matmul, .tiles = tiles_matmul, .run = {run_matmul}},
+    [OP_RMS_NORM] = {"rms_norm", 1, 2, .in_place = 1, .shape = shape_norm, .run = {run_rms_norm},
+                     .gradient = gradient_of_rms_norm},
+    [OP_LAYER_NORM] = {"layer_norm", 1, 3, .in_place = 1, .shape = shape_norm, .run = {run_layer_norm},
+                       .gradient = gradient_of_layer_norm},
+    [OP_SOFTMAX] = {"softmax", 1, 1, .in_place = 1, .shape = shape_same, .run = {run_softmax},
+                    .gradient = gradient_of_softmax},
+    [OP_ADD] = {"add", 2, 2, .in_place = 3, .shape = shape_same, .run = {run_add}, .gradient = gradient_of_add},
+    [OP_MUL] = {"mul", 2, 2, .in_place = 3, .shape = shape_same, .run = {run_mul}, .gradient = gradient_of_mul},
+    [OP_SCALE] = {"scale", 1, 1, .in_place = 1, .shape = shape_same, .run = {run_scale},
+                  .gradient = gradient_of_scale},
+    [OP_SOFTCAP] = {"softcap", 1, 1, .in_place = 1, .shape = shape_same, .run = {run_softcap},
+                    .gradient = gradient_of_softcap},
+    [OP_UNARY] = {"unary", 1, 1, .in_place = 1, .shape = shape_same, .run = {run_unary},
+                  .gradient = gradient_of_unary},
+    [OP_GATED] = {"gated", 2, 2, .in_place = 3, .shape = shape_same, .run = {run_gated},
+                  .gradient = gradient_of_gated},
+    [OP_ROPE_TABLE] = {"rope_table", 0, 1, .shape = shape_rope_table, .run = {run_rope_table}},
+    [OP_ROPE] = {"rope", 2, 2, .in_place = 1, .shape = shape_rope, .run = {run_rope}, .gradient = gradient_of_rope},
+    [OP_KV_STORE] = {"kv_store", 2, 2, .acts = true, .no_data = true, .shape = shape_kv_store,
+                     .run = {run_kv_store}},
+    [OP_ATTENTION] = {"attention", 2, 2, .shape = shape_attention, .tiles = tiles_attention,
                       .run = {run_attention}},
+
+    [OP_PARAMETER] = {"parameter", .leaf = true, .no_data = true, .shape = shape_parameter},
+    [OP_LINEAR] = {"linear", 2, 3, .in_place = 4, .shape = shape_linear, .tiles = tiles_rows_by_cols,
+                   .run = {run_linear}, .gradient = gradient_of_linear},
+    [OP_SDPA] = {"sdpa", 4, 4, .shape = shape_sdpa, .tiles = tiles_sdpa, .run = {run_sdpa},
+                 .gradient = gradient_of_sdpa},
+    [OP_DROPOUT] = {"dropout", 1, 1, .in_place = 1, .shape = shape_dropout, .run = {run_dropout},
+                    .gradient = gradient_of_dropout},
+    [OP_COLUMNS] = {"columns", 1, 1, .view = true, .shape = shape_columns, .gradient = gradient_of_columns},
+    [OP_PART] = {"part", 1, 1, .view = true, .shape = shape_part},
+    [OP_CROSS_ENTROPY] = {"cross_entropy", 3, 3, .in_place = 1, .acts = true, .shape = shape_cross_entropy,
+                          .run = {run_cross_entropy}},
+    [OP_SQUARED_ERROR] = {"squared_error", 3, 3, .in_place = 1, .acts = true, .shape = shape_squared_error,
+                          .run = {run_squared_error}},
+
+    [OP_LINEAR_BACK] = {"linear_back", 2, 3, .in_place = 4, .shape = shape_linear_back, .tiles = tiles_rows_by_cols,
+                        .run = {run_linear_back}},
+    [OP_WEIGHT_GRADIENT] = {"weight_gradient", 3, 4, .acts = true, .no_data = true, .shape = shape_weight_gradient,
+                            .tiles = tiles_weight_gradient, .run = {run_weight_gradient}},
+    [OP_VECTOR_GRADIENT] = {"vector_gradient", 2, 3, .acts = true, .no_data = true, .shape = shape_vector_gradient,
+                            .tiles = tiles_columns, .run = {run_vector_gradient}},
+    [OP_EMBED_GRADIENT] = {"embed_gradient", 3, 4, .acts = true, .no_data = true, .shape = shape_embed_gradient,
+                           .tiles = tiles_columns, .run = {run_embed_gradient}},
+    [OP_GATHER_BACK] = {"gather_back", 2, 3, .in_place = 4, .shape = shape_gather_back, .tiles = tiles_columns,
+                        .run = {run_gather_back}},
+    [OP_COLUMNS_BACK] = {"columns_back", 1, 2, .in_place = 2, .shape = shape_columns_back,
+                         .run = {run_columns_back}},
+    [OP_RMS_NORM_BACK] = {"rms_norm_back", 2, 3, .in_place = 1, .shape = shape_norm_back,
+                          .run = {run_rms_norm_back}},
+    [OP_LAYER_NORM_BACK] = {"layer_norm_back", 2, 3, .in_place = 1, .shape = shape_norm_back,
+                            .run = {run_layer_norm_back}},
+    [OP_SOFTMAX_BACK] = {"softmax_back", 2, 2, .shape = shape_same, .run = {run_softmax_back}},
+    [OP_SOFTCAP_BACK] = {"softcap_back", 2, 2, .shape = shape_same, .run = {run_softcap_back}},
+    [OP_UNARY_BACK] = {"unary_back", 2, 2, .in_place = 1, .shape = shape_same, .run = {run_unary_back}},
+    [OP_GATED_BACK] = {"gated_back", 3, 3, .shape = shape_gated_back, .run = {run_gated_back}},
+    [OP_SDPA_BACK_Q] = {"sdpa_back_q", 6, 6, .shape = shape_sdpa_back, .tiles = tiles_sdpa,
+                        .run = {run_sdpa_back_q}},
+    [OP_SDPA_BACK_KV] = {"sdpa_back_kv", 6, 6, .shape = shape_sdpa_back, .tiles = tiles_sdpa,
+                         .run = {run_sdpa_back_kv}},
 };
+/* clang-format on */
 
 const char *graph_op_name(enum graph_op_kind kind) {
     return (unsigned)kind < OP_KINDS ? op_table[kind].name : "unknown";

@@ -6,7 +6,50 @@
 /* -------------------------------------------------------- waves and strands */
 
 static bool is_leaf(const struct graph_node *node) {
-    return node->kind == OP_INPUT || node->kind == OP_CONST;
+    return op_table[node->kind].leaf;
+}
+
+/* What runs at all: no leaves, no views, nothing that the backward pass made in vain. */
+static bool runs(const struct graph *graph, const struct plan *plan, node_id id) {
+    return op_table[node_at(graph, id)->kind].run[BACKEND_CPU] != NULL && !plan->node[id].dead;
+}
+
+/* Finds what views show, and nodes of the backward pass that nobody reads. */
+static void plan_reads(const struct graph *graph, struct plan *plan) {
+    for (int id = graph->count - 1; id >= 0; id--) {
+        const struct graph_node *node = node_at(graph, id);
+        struct plan_node *at = &plan->node[id];
+        at->value = node_value(graph, id);
+        if (node->output) plan->node[at->value].kept = true;
+        at->dead = node->emitted && !at->kept && at->readers == 0 && !op_table[node->kind].acts;
+        if (!runs(graph, plan, id)) continue;
+        for (int i = 0; i < node->inputs; i++) plan->node[node_value(graph, node->input[i])].readers++;
+    }
+}
+
+/* Lists every value's readers in ascending order. */
+static void plan_readers(const struct graph *graph, struct plan *plan) {
+    int total = 0;
+    for (int id = 0; id < graph->count; id++) {
+        plan->node[id].first_reader = total;
+        total += plan->node[id].readers;
+        plan->node[id].readers = 0;
+    }
+    for (int id = 0; id < graph->count; id++) {
+        const struct graph_node *node = node_at(graph, id);
+        if (!runs(graph, plan, id)) continue;
+        for (int i = 0; i < node->inputs; i++) {
+            struct plan_node *in = &plan->node[plan->node[node->input[i]].value];
+            plan->reader[in->first_reader + in->readers++] = id;
+        }
+    }
+}
+
+/* True if node `id` sees other rows of input i than its own. */
+static bool shifts_rows(const struct graph *graph, node_id in) {
+    while (op_table[node_at(graph, in)->kind].view && node_at(graph, in)->kind != OP_PART)
+        in = node_at(graph, in)->input[0];
+    return node_at(graph, in)->kind == OP_PART;
 }
 
 enum { JOIN_NEW_STRAND = -1, JOIN_NEW_WAVE = -2 };
@@ -16,10 +59,12 @@ enum { JOIN_NEW_STRAND = -1, JOIN_NEW_WAVE = -2 };
 static int find_strand(const struct graph *graph, const struct plan *plan, int id, int wave) {
     const struct graph_node *node = node_at(graph, id);
     int strand = JOIN_NEW_STRAND;
+    if (node->barrier) return JOIN_NEW_WAVE;
     for (int i = 0; i < node->inputs; i++) {
-        node_id in = node->input[i];
+        node_id in = plan->node[node->input[i]].value;
         if (is_leaf(node_at(graph, in)) || plan->node[in].wave != wave) continue;
         if (strand != JOIN_NEW_STRAND && strand != plan->node[in].strand) return JOIN_NEW_WAVE;
+        if (shifts_rows(graph, node->input[i])) return JOIN_NEW_WAVE;
         strand = plan->node[in].strand;
     }
     if (strand == JOIN_NEW_STRAND) return strand;
@@ -33,8 +78,8 @@ static int find_strand(const struct graph *graph, const struct plan *plan, int i
 static void plan_waves(const struct graph *graph, struct plan *plan) {
     for (int id = 0; id < graph->count; id++) {
         struct plan_node *at = &plan->node[id];
-        *at = (struct plan_node){.wave = 0, .strand = -1, .next = -1, .storage = -1};
-        if (is_leaf(node_at(graph, id))) continue;
+        at->strand = at->next = at->storage = -1;
+        if (!runs(graph, plan, id)) continue;
         int strand = plan->waves ? find_strand(graph, plan, id, plan->waves - 1) : JOIN_NEW_WAVE;
         if (strand == JOIN_NEW_WAVE) plan->wave[plan->waves++] = (struct graph_wave){.first_strand = plan->strands};
         if (strand < 0) {
@@ -54,34 +99,40 @@ static void plan_waves(const struct graph *graph, struct plan *plan) {
 
 static void plan_last_use(const struct graph *graph, struct plan *plan) {
     for (int id = 0; id < graph->count; id++) {
-        const struct graph_node *node = node_at(graph, id);
         struct plan_node *at = &plan->node[id];
         at->last_use = at->wave;
         /* Inputs keep their values over runs; outputs are read after them. */
-        if (node->output || node->kind == OP_INPUT) at->last_use = plan->waves > 0 ? plan->waves - 1 : 0;
-        for (int i = 0; i < node->inputs; i++) {
-            struct plan_node *in = &plan->node[node->input[i]];
-            if (in->last_use < at->wave) in->last_use = at->wave;
+        if (at->kept || node_at(graph, id)->kind == OP_INPUT) at->last_use = plan->waves > 0 ? plan->waves - 1 : 0;
+        for (int i = 0; i < at->readers; i++) {
+            int wave = plan->node[plan->reader[at->first_reader + i]].wave;
+            if (at->last_use < wave) at->last_use = wave;
         }
     }
-}
-
-static bool reads(const struct graph_node *node, node_id id) {
-    for (int i = 0; i < node->inputs; i++)
-        if (node->input[i] == id) return true;
-    return false;
 }
 
 /* True if nobody reads `in` after or beside node `id`: all its other readers ran
  * in earlier waves or stand earlier in the same strand. */
 static bool dies_at(const struct graph *graph, const struct plan *plan, node_id in, node_id id) {
-    const struct plan_node *at = &plan->node[id];
-    if (node_at(graph, in)->output || is_leaf(node_at(graph, in)) || plan->node[in].last_use > at->wave) return false;
-    for (node_id other = in + 1; other < graph->count && plan->node[other].wave <= at->wave; other++) {
-        if (other == id || is_leaf(node_at(graph, other)) || !reads(node_at(graph, other), in)) continue;
+    const struct plan_node *at = &plan->node[id], *value = &plan->node[in];
+    if (value->kept || is_leaf(node_at(graph, in)) || value->last_use > at->wave) return false;
+    for (int i = value->readers - 1; i >= 0; i--) {
+        node_id other = plan->reader[value->first_reader + i];
         const struct plan_node *reader = &plan->node[other];
-        if (reader->wave == at->wave && (reader->strand != at->strand || other > id)) return false;
-        if (reader->wave == at->wave && op_table[node_at(graph, other)->kind].mixes_rows) return false;
+        if (other == id) continue;
+        if (reader->wave < at->wave) return true;
+        if (reader->strand != at->strand || other > id) return false;
+        if (op_table[node_at(graph, other)->kind].mixes_rows) return false;
+    }
+    return true;
+}
+
+/* True if node `id` may write over input i while it reads its inputs: no other input shows the same memory, but the
+ * very same rows where both may be overwritten (x * x). */
+static bool reads_once(const struct graph *graph, const struct plan *plan, node_id id, int i) {
+    const struct graph_node *node = node_at(graph, id);
+    for (int j = 0; j < node->inputs; j++) {
+        if (j == i || plan->node[node->input[j]].value != plan->node[node->input[i]].value) continue;
+        if (node->input[j] != node->input[i] || !(op_table[node->kind].in_place >> j & 1)) return false;
     }
     return true;
 }
@@ -89,11 +140,13 @@ static bool dies_at(const struct graph *graph, const struct plan *plan, node_id 
 /* The value whose memory node `id` may overwrite with its own; itself if none. */
 static node_id find_storage(const struct graph *graph, const struct plan *plan, node_id id) {
     const struct graph_node *node = node_at(graph, id);
+    /* The gradient of rows in parts: every part writes its rows of one value. */
+    if (node->params.part > 0 && node->kind == OP_LINEAR_BACK) return plan->node[node->input[2]].storage;
     for (int i = 0; i < node->inputs; i++) {
         node_id in = node->input[i];
-        if (!(op_table[node->kind].in_place >> i & 1) || plan->node[in].row_bytes != plan->node[id].row_bytes) continue;
-        if (node->dtype == node_at(graph, in)->dtype && same_rows(node, node_at(graph, in)) &&
-            dies_at(graph, plan, in, id))
+        if (!(op_table[node->kind].in_place >> i & 1) || plan->node[in].value != in) continue;
+        if (plan->node[in].row_bytes == plan->node[id].row_bytes && node->dtype == node_at(graph, in)->dtype &&
+            same_rows(node, node_at(graph, in)) && reads_once(graph, plan, id, i) && dies_at(graph, plan, in, id))
             return plan->node[in].storage;
     }
     return id;
@@ -105,13 +158,17 @@ static int plan_spans(const struct graph *graph, struct plan *plan, int64_t max_
         const struct graph_node *node = node_at(graph, id);
         struct plan_node *at = &plan->node[id];
         struct plan_span *own = &plan->span[id];
-        at->row_bytes = node_row_bytes(node);
+        bool shown = at->value != id;
+        at->row_bytes = shown ? plan->node[node->input[0]].row_bytes : node_row_bytes(node);
         int64_t rows = node_rows(node, max_rows, max_gathered);
         *own = (struct plan_span){.start = at->wave, .end = at->last_use};
         if (rows < 0 || size_mul((size_t)rows, at->row_bytes, &own->bytes) || own->bytes > SIZE_MAX / 4)
             return SHU_FAIL(err, SHU_E_RANGE, NODE_TEXT ": %lld rows of %zu bytes are too large",
                             NODE_ARGS(graph, node), (long long)rows, at->row_bytes);
-        if (at->row_bytes == 0) continue;
+        if (at->row_bytes == 0 || shown || at->dead) {
+            own->bytes = 0;
+            continue;
+        }
         at->storage = find_storage(graph, plan, id);
         struct plan_span *span = &plan->span[at->storage];
         if (span->end < at->last_use) span->end = at->last_use;
@@ -168,14 +225,35 @@ size_t plan_place(struct plan_span *spans, int count, int *order) {
 
 /* ------------------------------------------------------------------- the plan */
 
-static void plan_attention(const struct graph *graph, struct plan *plan) {
+/* Bytes of working memory that one thread needs for a node. */
+static size_t scratch_of(const struct graph_node *node) {
+    const struct graph_params *params = &node->params;
+    switch (node->kind) {
+    case OP_ATTENTION:
+        return attention_scratch_bytes(params->head_dim);
+    case OP_SDPA:
+    case OP_SDPA_BACK_Q:
+    case OP_SDPA_BACK_KV:
+        return sdpa_scratch_bytes(params->head_dim, params->heads / params->kv_heads);
+    case OP_LINEAR:
+    case OP_LINEAR_BACK:
+    case OP_WEIGHT_GRADIENT:
+        return gemm_scratch_bytes();
+    case OP_CROSS_ENTROPY:
+        return params->softcap > 0 ? (size_t)node->shape[0] * sizeof(float) : 0;
+    default:
+        return 0;
+    }
+}
+
+static void plan_scratch(const struct graph *graph, struct plan *plan) {
     plan->query_group = 1;
     for (int id = 0; id < graph->count; id++) {
         const struct graph_node *node = node_at(graph, id);
-        if (node->kind != OP_ATTENTION) continue;
-        size_t need = (attention_scratch_bytes(node->params.head_dim) + 63) / 64 * 64;
-        int group = node->params.heads / node->params.kv_heads;
+        size_t need = (scratch_of(node) + 63) / 64 * 64;
         if (need > plan->scratch_bytes) plan->scratch_bytes = need;
+        if (node->kind != OP_ATTENTION) continue;
+        int group = node->params.heads / node->params.kv_heads;
         if (group > plan->query_group) plan->query_group = group;
     }
 }
@@ -191,7 +269,7 @@ static int plan_memory(const struct graph *graph, struct plan *plan, int threads
                 SHU_FAIL(err, SHU_E_RANGE, "the values of a graph of %d nodes are too large together", graph->count);
     if (status == SHU_OK) {
         plan->activation_bytes = plan_place(plan->span, graph->count, order);
-        plan_attention(graph, plan);
+        plan_scratch(graph, plan);
         plan->total_bytes = plan->activation_bytes + plan->scratch_bytes * (size_t)threads;
         if (plan->total_bytes == 0) plan->total_bytes = 64;
     }
@@ -210,15 +288,21 @@ static int plan_make(const struct graph *graph, int64_t max_rows, int64_t max_ga
         return SHU_FAIL(err, SHU_E_USAGE,
                         "a plan needs 1 or more rows and threads, found %lld, %lld gathered, %d threads",
                         (long long)max_rows, (long long)max_gathered, threads);
+    if (graph->loss_rows > 0 && max_gathered > graph->loss_rows)
+        return SHU_FAIL(err, SHU_E_USAGE, "the loss was built for at most %lld gathered rows, found %lld",
+                        (long long)graph->loss_rows, (long long)max_gathered);
     size_t count = (size_t)graph->count + 1;
     out->node = mem_calloc(count, sizeof *out->node);
     out->span = mem_calloc(count, sizeof *out->span);
+    out->reader = mem_calloc(count * GRAPH_MAX_INPUTS, sizeof *out->reader);
     out->strand = mem_calloc(count, sizeof *out->strand);
     out->wave = mem_calloc(count, sizeof *out->wave);
     int status = SHU_OK;
-    if (out->node == NULL || out->span == NULL || out->strand == NULL || out->wave == NULL)
+    if (out->node == NULL || out->span == NULL || out->reader == NULL || out->strand == NULL || out->wave == NULL)
         status = SHU_FAIL(err, SHU_E_NOMEM, "no memory to plan %d graph nodes", graph->count);
     if (status == SHU_OK) {
+        plan_reads(graph, out);
+        plan_readers(graph, out);
         plan_waves(graph, out);
         plan_last_use(graph, out);
         status = plan_spans(graph, out, max_rows, max_gathered, err);
@@ -231,6 +315,7 @@ static int plan_make(const struct graph *graph, int64_t max_rows, int64_t max_ga
 void plan_free(struct plan *plan) {
     mem_free(plan->node);
     mem_free(plan->span);
+    mem_free(plan->reader);
     mem_free(plan->strand);
     mem_free(plan->wave);
     *plan = (struct plan){0};
@@ -246,6 +331,14 @@ int graph_plan_bytes(const struct graph *graph, int64_t max_rows, int64_t max_ga
     return SHU_OK;
 }
 
+/* Where a view begins in the rows of its input. */
+static uint8_t *view_data(const struct graph *graph, const struct graph_node *node) {
+    const struct graph_node *in = node_input(graph, node, 0);
+    if (node->kind == OP_COLUMNS) return in->data + (size_t)node->params.first * sizeof(float);
+    int64_t before = node->params.part * node->params.part_rows; /* the last parts may be empty */
+    return in->data + (size_t)(before < graph->max_gathered ? before : graph->max_gathered) * in->row_bytes;
+}
+
 static void plan_bind(struct graph *graph) {
     for (int id = 0; id < graph->count; id++) {
         struct graph_node *node = &graph->nodes[id];
@@ -253,34 +346,42 @@ static void plan_bind(struct graph *graph) {
         node->row_bytes = at->row_bytes;
         node->next = at->next;
         if (at->storage >= 0) node->data = graph->memory + graph->plan.span[at->storage].offset;
+        if (at->value != id && node_input(graph, node, 0)->data) node->data = view_data(graph, node);
     }
+}
+
+/* Memory of a planned graph, all of it cleared by the caller's failure path. */
+static int plan_allocate(struct graph *graph, struct shu_error *err) {
+    int64_t spans =
+        graph->begin < 0 ? 0 : node_rows(node_at(graph, graph->begin), graph->max_rows, graph->max_gathered);
+    graph->blocks = mem_calloc((size_t)graph->max_rows, sizeof *graph->blocks);
+    graph->units = mem_calloc((size_t)spans + 1, sizeof *graph->units);
+    graph->profile_ns = mem_calloc((size_t)graph->threads * OP_KINDS, sizeof *graph->profile_ns);
+    graph->memory = mem_alloc_large(graph->plan.total_bytes);
+    if (graph->blocks && graph->units && graph->profile_ns && graph->memory) return SHU_OK;
+    if (graph->memory) mem_free_large(graph->memory, graph->plan.total_bytes);
+    mem_free(graph->blocks);
+    mem_free(graph->units);
+    mem_free(graph->profile_ns);
+    graph->memory = NULL;
+    graph->blocks = graph->units = NULL;
+    graph->profile_ns = NULL;
+    return SHU_FAIL(err, SHU_E_NOMEM, "no memory for %zu bytes of activations; take fewer rows per step",
+                    graph->plan.total_bytes);
 }
 
 int graph_plan(struct graph *graph, int64_t max_rows, int64_t max_gathered, int threads, struct shu_error *err) {
     if (graph->memory) return SHU_FAIL(err, SHU_E_USAGE, "the graph is planned already; build a new one");
     int status = plan_make(graph, max_rows, max_gathered, threads, &graph->plan, err);
     if (status) return status;
-    graph->blocks = mem_calloc((size_t)max_rows, sizeof *graph->blocks);
-    graph->profile_ns = mem_calloc((size_t)threads * OP_KINDS, sizeof *graph->profile_ns);
-    graph->memory = mem_alloc_large(graph->plan.total_bytes);
-    if (graph->blocks == NULL || graph->profile_ns == NULL || graph->memory == NULL) {
-        status = SHU_FAIL(err, SHU_E_NOMEM, "no memory for %zu bytes of activations; take fewer rows per step",
-                          graph->plan.total_bytes);
-        goto fail;
-    }
     graph->max_rows = max_rows;
     graph->max_gathered = max_gathered;
     graph->threads = threads;
-    plan_bind(graph);
-    return SHU_OK;
-fail:
-    if (graph->memory) mem_free_large(graph->memory, graph->plan.total_bytes);
-    mem_free(graph->blocks);
-    mem_free(graph->profile_ns);
-    graph->memory = NULL;
-    graph->blocks = NULL;
-    graph->profile_ns = NULL;
-    plan_free(&graph->plan);
+    status = plan_allocate(graph, err);
+    if (status)
+        plan_free(&graph->plan);
+    else
+        plan_bind(graph);
     return status;
 }
 

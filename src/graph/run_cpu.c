@@ -21,18 +21,6 @@
 
 /* ------------------------------------------------------------------ tile rules */
 
-static int64_t div_up(int64_t a, int64_t b) {
-    return (a + b - 1) / b;
-}
-static int64_t clamp(int64_t value, int64_t low, int64_t high) {
-    return value < low ? low : value > high ? high : value;
-}
-
-/* Evens out: the smallest part size that needs no more parts than `part` does. */
-static int64_t even_part(int64_t total, int64_t part) {
-    return div_up(total, div_up(total, part));
-}
-
 int64_t tiles_matmul(const struct graph *graph, struct graph_node *node, int threads) {
     const struct packed *weight = node->params.weight;
     int64_t panels = packed_panels(weight), panel_bytes = (int64_t)weight->panel_bytes;
@@ -75,44 +63,32 @@ int64_t tiles_attention(const struct graph *graph, struct graph_node *node, int 
     return cut->outer_count * cut->inner_count;
 }
 
-/* --------------------------------------------------------------- row addresses */
-
-static const struct graph_node *input_of(const struct graph_call *call, int i) {
-    return &call->graph->nodes[call->node->input[i]];
-}
-
-static const float *in_row(const struct graph_call *call, int i, int64_t row) {
-    const struct graph_node *in = input_of(call, i);
-    return (const float *)(in->data + (size_t)row * in->row_bytes);
-}
-
-static void *out_row(const struct graph_call *call, int64_t row) {
-    return call->node->data + (size_t)row * call->node->row_bytes;
-}
-
-static const float *const_of(const struct graph_call *call, int i) {
-    return i < call->node->inputs ? input_of(call, i)->params.constant : NULL;
+const float *call_vector(const struct graph_call *call, int i) {
+    if (i >= call->node->inputs) return NULL;
+    const struct graph_node *in = call_input(call, i);
+    return in->kind == OP_CONST ? in->params.constant : in->params.parameter->data;
 }
 
 /* --------------------------------------------------------------- run functions */
 
 void run_embed(const struct graph_call *call, int64_t first, int64_t last) {
-    const int32_t *ids = (const int32_t *)input_of(call, 0)->data;
+    const int32_t *ids = (const int32_t *)call_input(call, 0)->data;
     const struct tensor *table = call->node->params.table;
+    const struct graph_parameter *parameter = call->node->inputs == 2 ? call_input(call, 1)->params.parameter : NULL;
+    const void *data = parameter ? parameter->data : table ? table->data : NULL;
+    enum dtype dtype = parameter ? parameter->dtype : table ? table->dtype : DT_F32;
+    int64_t cols = call->node->shape[0];
+    size_t bytes = dtype_row_bytes(dtype, cols);
     for (int64_t row = first; row < last; row++) {
-        float *out = out_row(call, row);
-        if (table) {
-            size_t bytes = dtype_row_bytes(table->dtype, table->shape[0]);
-            dtype_table[table->dtype].to_f32((const uint8_t *)table->data + (size_t)ids[row] * bytes, out,
-                                             table->shape[0]);
-        } else {
-            packed_row(call->node->params.weight, ids[row], out);
-        }
+        if (data)
+            dtype_table[dtype].to_f32((const uint8_t *)data + (size_t)ids[row] * bytes, out_row(call, row), cols);
+        else
+            packed_row(call->node->params.weight, ids[row], out_row(call, row));
     }
 }
 
 void run_gather(const struct graph_call *call, int64_t first, int64_t last) {
-    const int32_t *indices = (const int32_t *)input_of(call, 1)->data;
+    const int32_t *indices = (const int32_t *)call_input(call, 1)->data;
     for (int64_t row = first; row < last; row++)
         memcpy(out_row(call, row), in_row(call, 0, indices[row]), call->node->row_bytes);
 }
@@ -123,13 +99,13 @@ void run_quantize(const struct graph_call *call, int64_t first, int64_t last) {
 }
 
 void run_matmul(const struct graph_call *call, int64_t first, int64_t last) {
-    const struct graph_node *node = call->node, *x = input_of(call, 0);
+    const struct graph_node *node = call->node, *x = call_input(call, 0);
     const struct packed *weight = node->params.weight;
     const struct graph_cut *cut = &node->cut;
     const struct matmul_args args = {.weight = weight,
                                      .x = x->data,
                                      .x_row_bytes = x->row_bytes,
-                                     .bias = const_of(call, 1),
+                                     .bias = call_vector(call, 1),
                                      .out = (float *)node->data,
                                      .out_stride = node->shape[0]};
     int64_t panels = packed_panels(weight);
@@ -143,7 +119,7 @@ void run_matmul(const struct graph_call *call, int64_t first, int64_t last) {
 
 void run_rms_norm(const struct graph_call *call, int64_t first, int64_t last) {
     const struct graph_params *params = &call->node->params;
-    const float *gain = const_of(call, 1);
+    const float *gain = call_vector(call, 1);
     for (int64_t row = first; row < last; row++) {
         const float *x = in_row(call, 0, row);
         float *y = out_row(call, row);
@@ -154,7 +130,7 @@ void run_rms_norm(const struct graph_call *call, int64_t first, int64_t last) {
 
 void run_layer_norm(const struct graph_call *call, int64_t first, int64_t last) {
     for (int64_t row = first; row < last; row++)
-        call->graph->kernels->layer_norm(in_row(call, 0, row), const_of(call, 1), const_of(call, 2),
+        call->graph->kernels->layer_norm(in_row(call, 0, row), call_vector(call, 1), call_vector(call, 2),
                                          call->node->params.eps, call->node->shape[0], out_row(call, row));
 }
 
@@ -164,26 +140,34 @@ void run_softmax(const struct graph_call *call, int64_t first, int64_t last) {
                                       out_row(call, row));
 }
 
-/* f32 rows are contiguous, so kernels of one exact operation per element take all
- * rows of a tile at once. Others go row by row: a vector body and its tail may
- * round differently, so an element's place in the vector must depend on its column only. */
-static int64_t span(const struct graph_call *call, int64_t first, int64_t last) {
-    return (last - first) * call->node->shape[0];
+/* Kernels of one exact operation per element take all rows of a tile at once, where these are contiguous. Others
+ * go row by row: a vector body and its tail may round differently, so an element's place in the vector must
+ * depend on its column only. */
+static int64_t rows_at_once(const struct graph_call *call, int64_t first, int64_t last) {
+    for (int i = 0; i < call->node->inputs; i++)
+        if (call_input(call, i)->row_bytes != call->node->row_bytes) return 1;
+    return last - first;
 }
 
 void run_add(const struct graph_call *call, int64_t first, int64_t last) {
-    call->graph->kernels->add(in_row(call, 0, first), in_row(call, 1, first), span(call, first, last),
-                              out_row(call, first));
+    int64_t rows = rows_at_once(call, first, last);
+    for (int64_t row = first; row < last; row += rows)
+        call->graph->kernels->add(in_row(call, 0, row), in_row(call, 1, row), rows * call->node->shape[0],
+                                  out_row(call, row));
 }
 
 void run_mul(const struct graph_call *call, int64_t first, int64_t last) {
-    call->graph->kernels->mul(in_row(call, 0, first), in_row(call, 1, first), span(call, first, last),
-                              out_row(call, first));
+    int64_t rows = rows_at_once(call, first, last);
+    for (int64_t row = first; row < last; row += rows)
+        call->graph->kernels->mul(in_row(call, 0, row), in_row(call, 1, row), rows * call->node->shape[0],
+                                  out_row(call, row));
 }
 
 void run_scale(const struct graph_call *call, int64_t first, int64_t last) {
-    call->graph->kernels->scale(in_row(call, 0, first), call->node->params.scale, span(call, first, last),
-                                out_row(call, first));
+    int64_t rows = rows_at_once(call, first, last);
+    for (int64_t row = first; row < last; row += rows)
+        call->graph->kernels->scale(in_row(call, 0, row), call->node->params.scale, rows * call->node->shape[0],
+                                    out_row(call, row));
 }
 
 void run_softcap(const struct graph_call *call, int64_t first, int64_t last) {
@@ -206,9 +190,13 @@ void run_gated(const struct graph_call *call, int64_t first, int64_t last) {
 
 void run_rope_table(const struct graph_call *call, int64_t first, int64_t last) {
     const struct graph_params *params = &call->node->params;
-    for (int64_t row = first; row < last; row++)
-        rope_table(call->step->kv->row[row].position, params->rot, params->freq_base, params->freq_scale,
-                   params->factors, out_row(call, row));
+    const int32_t *given = call->node->inputs == 1 ? (const int32_t *)call_input(call, 0)->data : NULL;
+    for (int64_t row = first; row < last; row++) {
+        float *out = out_row(call, row);
+        rope_table(given ? given[row] : call->step->kv->row[row].position, params->rot, params->freq_base,
+                   params->freq_scale, params->factors, out);
+        for (int i = params->rot / 2; params->inverse && i < params->rot; i++) out[i] = -out[i];
+    }
 }
 
 void run_rope(const struct graph_call *call, int64_t first, int64_t last) {
@@ -237,7 +225,7 @@ void run_attention(const struct graph_call *call, int64_t first, int64_t last) {
                                         .softcap = params->softcap,
                                         .window = params->window,
                                         .q = in_row(call, 0, 0),
-                                        .q_stride = node->shape[0],
+                                        .q_stride = row_step(call_input(call, 0)),
                                         .out = out_row(call, 0),
                                         .out_stride = node->shape[0]};
     int group = params->heads / params->kv_heads, parts = (int)(node->cut.inner_count / params->kv_heads);
