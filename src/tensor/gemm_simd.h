@@ -34,12 +34,23 @@ static void b_decode(const struct gemm_args *args, int64_t row, int64_t col, int
     (decode ? decode : dtype_table[args->b_dtype].to_f32)(b_at(args, row, col), out, count);
 }
 
+/* The hardware does not foresee the jump from one row's part to the next: ask for what comes AHEAD rows later. */
+#define AHEAD 8
+static void b_prefetch(const struct gemm_args *args, int64_t row, int64_t rows_end, int64_t col, int64_t count) {
+    const struct dtype_info *info = &dtype_table[args->b_dtype];
+    int64_t bytes = count / info->block * info->block_bytes;
+    if (row >= rows_end) return;
+    const uint8_t *at = b_at(args, row, col);
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(at + i);
+}
+
 /* Rows of b are rows of the panels. */
 static void pack_plain(const struct gemm_args *args, struct tile tile, struct gemm_scratch *scratch) {
     bool in_place = args->b_dtype == DT_F32 && tile.cols % 8 == 0;
     for (int64_t i = tile.cols; i < ROW_STEP; i++) scratch->rows[i] = 0;
     for (int64_t k = 0; k < tile.depth; k++) {
         const float *row = scratch->rows;
+        b_prefetch(args, tile.k0 + k + AHEAD, tile.k0 + tile.depth, tile.n0, tile.cols);
         if (in_place)
             row = (const float *)(const void *)b_at(args, tile.k0 + k, tile.n0);
         else
@@ -54,6 +65,7 @@ static void pack_turned(const struct gemm_args *args, struct tile tile, struct g
     bool f32 = args->b_dtype == DT_F32 && depth == tile.depth && args->b_row_bytes % sizeof(float) == 0;
     for (int64_t n = 0; n < padded; n += 8) {
         float *to = scratch->b + n / GEMM_WIDTH * GEMM_PANEL + n % GEMM_WIDTH;
+        for (int i = 0; i < 8; i++) b_prefetch(args, tile.n0 + n + i + AHEAD, tile.n0 + tile.cols, tile.k0, tile.depth);
         if (f32 && n + 8 <= tile.cols) {
             const float *rows = (const float *)(const void *)b_at(args, tile.n0 + n, tile.k0);
             pack_columns(rows, (int64_t)(args->b_row_bytes / sizeof(float)), depth, to, GEMM_WIDTH);
@@ -76,6 +88,8 @@ static void pack_turned(const struct gemm_args *args, struct tile tile, struct g
 static void pack_a(const float *a, int64_t a_col, int64_t rows, int64_t depth, float *out) {
     for (int64_t k = 0; k < depth; k++, a += a_col) {
         float *to = out + k * GEMM_ROWS;
+        if (k + AHEAD < depth)
+            for (int64_t i = 0; i < rows; i += GEMM_LINE) __builtin_prefetch(a + AHEAD * a_col + i);
         for (int64_t first = 0; first < rows; first += GEMM_ROWS, to += GEMM_GROUP) {
             int64_t left = rows - first;
             if (left >= SIMD_LANES)
@@ -94,6 +108,7 @@ struct strip {
     int64_t depth;
     int cols; /* of the panel */
     bool start;
+    int64_t prefetch; /* a is new: distance to the rows that come next, else 0 */
     float alpha;
     const float *bias; /* of the panel's first column, or NULL */
     float *c;
@@ -127,15 +142,20 @@ SIMD_INLINE void micro(const int rows, const struct strip *strip, int64_t row, c
     }
     const float *third[(GEMM_ROWS + 2) / 3]; /* every third row: x86 addresses the two after it from here */
     UNROLL_16 for (int r = 0; r < rows; r += 3) third[r / 3] = a + r * a_row;
-    UNROLL_4 for (int64_t k = 0; k < strip->depth; k++) {
-        vec left = v_load(b), right = v_load(b + SIMD_LANES);
-        UNROLL_16 for (int r = 0; r < rows; r++) {
-            vec factor = v_set1(third[r / 3][r % 3 * a_row]);
-            sum[r][0] = v_fma(factor, left, sum[r][0]);
-            sum[r][1] = v_fma(factor, right, sum[r][1]);
+    for (int64_t k = 0; k < strip->depth;) {
+        int64_t line = k + GEMM_LINE < strip->depth ? k + GEMM_LINE : strip->depth;
+        if (strip->prefetch)
+            UNROLL_16 for (int r = 0; r < rows; r++) __builtin_prefetch(third[r / 3] + r % 3 * a_row + strip->prefetch);
+        UNROLL_4 for (; k < line; k++) {
+            vec left = v_load(b), right = v_load(b + SIMD_LANES);
+            UNROLL_16 for (int r = 0; r < rows; r++) {
+                vec factor = v_set1(third[r / 3][r % 3 * a_row]);
+                sum[r][0] = v_fma(factor, left, sum[r][0]);
+                sum[r][1] = v_fma(factor, right, sum[r][1]);
+            }
+            UNROLL_16 for (int r = 0; r < rows; r += 3) third[r / 3] += a_col;
+            b += GEMM_WIDTH;
         }
-        UNROLL_16 for (int r = 0; r < rows; r += 3) third[r / 3] += a_col;
-        b += GEMM_WIDTH;
     }
     vec alpha = v_set1(strip->alpha);
     UNROLL_16 for (int r = 0; r < rows; r++, c += strip->c_row) {
@@ -187,6 +207,7 @@ static void block_times(const struct gemm_args *args, struct tile tile, int64_t 
         struct strip strip = {.b = scratch->b + n / GEMM_WIDTH * GEMM_PANEL,
                               .depth = tile.depth,
                               .cols = (int)smaller(tile.cols - n, GEMM_WIDTH),
+                              .prefetch = direct && n == 0 ? GEMM_ROWS * args->a_row : 0,
                               .start = tile.k0 == 0 && !args->accumulate,
                               .alpha = args->alpha,
                               .bias = args->bias ? args->bias + tile.n0 + n : NULL,

@@ -18,8 +18,9 @@
 #define GEMM_DEPTH 256 /* k per pass: one K-quant super-block */
 #define GEMM_COLS  256 /* columns of a tile start at multiples of this */
 
-/* GEMM_BF16: both operands are rounded to bf16 (nearest even) and multiplied with f32 accumulation
- * where the machine has AVX512_BF16; elsewhere it is the same as GEMM_F32. */
+/* GEMM_BF16: both operands are rounded to bf16 (nearest even, subnormal values to zero) and multiplied with f32
+ * accumulation where the machine has AVX512_BF16; elsewhere it is the same function as GEMM_F32. Operands are rounded
+ * in no other kernel. */
 enum gemm_precision { GEMM_F32, GEMM_BF16, GEMM_PRECISIONS };
 
 /* c[m, n] = (accumulate ? c[m, n] : bias ? bias[n] : 0) + alpha * sum over k of a[m, k] * b[k, n]. */
@@ -40,7 +41,7 @@ struct gemm_args {
 
 /* Attention over whole sequences, several of them packed one behind the other (block-diagonal).
  * Row r belongs to the sequence that begins at row begin[r]; it sees rows begin[r]…r, or, where causal
- * is false, all rows of its sequence, in both cases only those within `window` (0 = no limit). */
+ * is false, all rows of its sequence, in both cases only rows s with |r - s| < `window` (0 = no limit). */
 struct sdpa_args {
     int64_t rows;
     const int32_t *begin; /* [rows], not descending, begin[r] <= r */
@@ -48,13 +49,13 @@ struct sdpa_args {
     float scale, softcap; /* softcap 0 = none */
     int window;
     bool causal;
-    const float *q, *k, *v;             /* [rows, heads * D], [rows, kv_heads * D] twice, after rotation */
-    int64_t q_row, k_row, v_row;        /* strides in elements */
-    float *out, *lse;                   /* [rows, heads * D]; log of the sum of exponentials [rows, heads] */
+    const float *q, *k, *v;      /* [rows, heads * D], [rows, kv_heads * D] twice, after rotation */
+    int64_t q_row, k_row, v_row; /* strides in elements */
+    float *out, *lse;            /* [rows, heads * D]; log of the sum of exponentials [rows, heads] */
     int64_t out_row, lse_row;
-    const float *d_out;                 /* backward only, as are the following */
+    const float *d_out; /* backward only, as are the following */
     int64_t d_out_row;
-    float *dq, *dk, *dv;                /* shaped as q, k, v */
+    float *dq, *dk, *dv; /* shaped as q, k, v */
     int64_t dq_row, dk_row, dv_row;
 };
 #define SDPA_ROWS 64 /* rows of a unit of work at most; a unit never spans two sequences */
@@ -69,7 +70,8 @@ struct adamw_args {
 };
 
 struct training_kernels {
-    /* Computes c[m0…m1, n0…n1). n0 is a multiple of GEMM_COLS. scratch: gemm_scratch_bytes(), 64-byte aligned. */
+    /* Computes c[m0…m1, n0…n1). n0 is a multiple of GEMM_COLS, n1 likewise or n. Every call decodes its part of b once
+     * per GEMM_COLS columns: worth it from some 256 rows on. scratch: gemm_scratch_bytes(), 64-byte aligned. */
     void (*gemm[GEMM_PRECISIONS])(const struct gemm_args *args, int64_t m0, int64_t m1, int64_t n0, int64_t n1,
                                   void *scratch);
 
@@ -84,8 +86,8 @@ struct training_kernels {
      * the gain's gradient is the column sum of dy * normed. dx may be dy. */
     void (*rms_norm_backward)(const float *dy, const float *x, const float *gain, float eps, int64_t cols, float *dx,
                               float *normed);
-    void (*layer_norm_backward)(const float *dy, const float *x, const float *gain, float eps, int64_t cols,
-                                float *dx, float *normed);
+    void (*layer_norm_backward)(const float *dy, const float *x, const float *gain, float eps, int64_t cols, float *dx,
+                                float *normed);
     /* dx for y = softmax(scale * x): dx = scale * y * (dy - sum(dy * y)). */
     void (*softmax_backward)(const float *dy, const float *y, float scale, int64_t cols, float *dx);
     /* dx = dy * f'(x). dx may be dy. */
@@ -106,7 +108,7 @@ struct training_kernels {
     void (*adamw_bf16)(const struct adamw_args *args, const float *gradient, int64_t count, uint16_t *value,
                        uint16_t *m, uint16_t *v);
 };
-size_t gemm_scratch_bytes(void);             /* of one thread */
+size_t gemm_scratch_bytes(void);                    /* of one thread */
 size_t sdpa_scratch_bytes(int head_dim, int group); /* of one thread; group = query heads per KV head */
 
 /* Dropout by counter (no state): factor of element (row, col) under `seed`: 0 with probability p, else 1 / (1 - p). */
