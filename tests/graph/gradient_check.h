@@ -8,7 +8,7 @@
 
 #include "graph/op.h"
 
-enum { WORLD_PARAMETERS = 24, WORLD_INPUTS = 8, WORLD_THREADS = 3 };
+enum { WORLD_PARAMETERS = 48, WORLD_INPUTS = 8, WORLD_THREADS = 3 };
 
 struct world_input {
     node_id id;
@@ -241,6 +241,9 @@ static inline double difference(struct world *world, struct pool *pool, struct g
     return sum / (12 * STEP);
 }
 
+/* Squared distance that rounding alone makes between a gradient and differences: 48 values of 1.4e-5. */
+#define GRADIENT_NOISE 1e-8
+
 /* Squared distance of a gradient from differences, relative to their energy; at most 48 values of a parameter. */
 static inline double parameter_error(struct world *world, struct pool *pool, struct graph_parameter *parameter,
                                      const float *gradient) {
@@ -251,7 +254,7 @@ static inline double parameter_error(struct world *world, struct pool *pool, str
         error += apart * apart;
         energy += wanted * wanted;
     }
-    return error / (energy > 1e-12 ? energy : 1);
+    return error <= GRADIENT_NOISE ? 0 : error / energy;
 }
 
 /* The largest error among all parameters that learn. tamper: the first one's gradient is made wrong by so much. */
