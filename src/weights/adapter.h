@@ -22,21 +22,46 @@ struct adapter_pair {
     const float *b; /* [out, rank] */
 };
 struct adapter;
-/* Reads either form, decoded to f32. SHU_E_FORMAT with file and tensor for anything that does not fit. */
+/* Reads either form, decoded to f32; a folder without adapter_config.json may hold adapter.gguf. SHU_E_FORMAT with file
+ * and tensor for anything that does not fit; SHU_E_UNSUPPORTED for kinds that would be computed wrong (DoRA, biases,
+ * embeddings, PEFT initialisations that change the base). */
 int adapter_open(const char *path, struct adapter **out, struct shu_error *err);
 void adapter_close(struct adapter *adapter); /* NULL is a no-op */
 int adapter_count(const struct adapter *adapter);
 const struct adapter_pair *adapter_at(const struct adapter *adapter, int index);
 const struct adapter_pair *adapter_find(const struct adapter *adapter, const char *name); /* NULL: not adapted */
-float adapter_scale(const struct adapter *adapter); /* alpha / rank, or alpha / sqrt(rank) where PEFT says rsLoRA */
+/* alpha / rank, or alpha / sqrt(rank) where PEFT says rsLoRA. Holds for all pairs: where a file gives some of them
+ * another rank or alpha, the difference is in their b. */
+float adapter_scale(const struct adapter *adapter);
+const char *adapter_path(const struct adapter *adapter);
+/* SHA-256 over scale, names, shapes and samples of the pairs. */
+void adapter_fingerprint(const struct adapter *adapter, char out[65]);
+
+/* Which row of b belongs to a row of the model's matrix. They are the same, except in q and k of architecture llama
+ * when one side is PEFT's or a Hugging Face folder and the other GGUF: rotary pairs stand as halves of a head there,
+ * interleaved here. */
+struct adapter_order {
+    int64_t head;    /* rows of a head; 0 = same order */
+    bool interleave; /* the model's rows are interleaved, b's are halves; else the other way round */
+};
+struct adapter_order adapter_order(const struct adapter *adapter, const struct model *model,
+                                   const struct adapter_pair *pair);
+static inline int64_t adapter_source_row(struct adapter_order order, int64_t row) {
+    if (order.head == 0) return row;
+    int64_t local = row % order.head, half = order.head / 2;
+    int64_t from = order.interleave ? (local % 2) * half + local / 2 : (local % half) * 2 + local / half;
+    return row - local + from;
+}
+
 /* Every pair must fit a matrix of the model, and the base must be the one that is named, if one is. */
 int adapter_check(const struct adapter *adapter, const struct model *model, struct shu_error *err);
 
 /* SHA-256 over architecture, shapes and samples of the tensors: the same for a file and its renamed copy, another
- * for another quantisation of the same weights. */
+ * for another quantisation of the same weights. SHU_E_FORMAT without general.architecture. */
 int adapter_base_fingerprint(const struct model *model, char out[65], struct shu_error *err);
 
-/* What a finished run writes. rank_stabilised: alpha is stored such that alpha / rank is the true scale in GGUF. */
+/* What a finished run writes. Pairs have the order of rows that the base has; all share one rank. rank_stabilised:
+ * the scale is alpha / sqrt(rank); alpha is stored such that alpha / rank is the true scale in GGUF. */
 struct adapter_write {
     const struct model *base;
     const struct adapter_pair *pairs;

@@ -58,6 +58,8 @@ int hf_rope_factors(const json_t *config, struct arena *arena, const float **out
                     struct shu_error *err);
 /* GGUF name of a tensor. False if the architecture has no such tensor; *skip: known, but not needed. */
 bool hf_tensor_name(const struct hf_arch *arch, const char *name, char *out, size_t size, bool *skip);
+/* The way back for matrices of layers and output.weight, which have the same names in all architectures. */
+bool hf_matrix_name(const char *name, char *out, size_t size);
 
 /* JSON helpers: an absent or null member gives the fallback, another kind of value fails. */
 int hf_int(const json_t *object, const char *key, int64_t fallback, int64_t low, int64_t high, int64_t *out,

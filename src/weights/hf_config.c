@@ -336,3 +336,20 @@ bool hf_tensor_name(const struct hf_arch *arch, const char *name, char *out, siz
     }
     return false;
 }
+
+bool hf_matrix_name(const char *name, char *out, size_t size) {
+    if (strcmp(name, "output.weight") == 0) {
+        snprintf(out, size, "lm_head.weight");
+        return true;
+    }
+    if (strncmp(name, "blk.", 4) != 0) return false;
+    size_t digits = strspn(name + 4, "0123456789");
+    if (digits < 1 || digits > 5 || name[4 + digits] != '.') return false;
+    for (size_t i = 0; i < sizeof layer_names / sizeof *layer_names; i++) {
+        const struct layer_name *row = &layer_names[i];
+        if (row->when != FOR_ALL || strstr(row->to, "norm") || strcmp(name + 5 + digits, row->to) != 0) continue;
+        snprintf(out, size, "model.layers.%.*s.%s", (int)digits, name + 4, row->from);
+        return true;
+    }
+    return false;
+}

@@ -2,6 +2,7 @@
  * again, slab by slab, so that memory does not grow with the model. Models from
  * safetensors folders become proper GGUF on the way (see source_row). */
 #include "weights/quantize.h"
+#include "weights/lora.h"
 
 #include <string.h>
 
@@ -15,32 +16,28 @@ struct conversion {
     enum dtype to;
     int64_t cols, rows;
     size_t from_row_bytes, to_row_bytes;
-    int64_t rotated_head; /* rows of a head whose halves must be interleaved; 0 = order stays */
+    struct adapter_order order; /* of the tensor's rows in the file */
+    const struct row_change *change;
+    bool changed;         /* `change` touches this tensor */
     int64_t first, count; /* rows of the current slab */
     int64_t rows_per_tile;
     float *scratch; /* [threads, cols] */
     uint8_t *out;   /* [slab rows, to_row_bytes] */
 };
 
-/* Hugging Face keeps the rotary pairs of llama as two halves of a head, GGUF
- * interleaves them: row 2i + j of a head comes from row j * half + i. */
-static int64_t source_row(const struct conversion *job, int64_t row) {
-    if (!job->rotated_head) return row;
-    int64_t local = row % job->rotated_head, half = job->rotated_head / 2;
-    return row - local + (local % 2) * half + local / 2;
-}
-
 static void convert_row(const struct conversion *job, int64_t row, float *values, uint8_t *out) {
     const struct tensor *view = &job->tensor->view;
-    const uint8_t *from = (const uint8_t *)view->data + (size_t)source_row(job, row) * job->from_row_bytes;
+    int64_t source = adapter_source_row(job->order, row);
+    const uint8_t *from = (const uint8_t *)view->data + (size_t)source * job->from_row_bytes;
     bool plus_one = job->tensor->norm_plus_one;
-    if (view->dtype == job->to && !plus_one) {
+    if (view->dtype == job->to && !plus_one && !job->changed) {
         memcpy(out, from, job->to_row_bytes);
         return;
     }
     dtype_table[view->dtype].to_f32(from, values, job->cols);
     if (plus_one)
         for (int64_t i = 0; i < job->cols; i++) values[i] += 1.0f;
+    if (job->changed) job->change->add(job->change, job->tensor, source, values);
     dtype_table[job->to].from_f32(values, NULL, out, job->cols);
 }
 
@@ -76,36 +73,28 @@ static int convert_tensor(const struct model *model, struct conversion *job, str
     return status;
 }
 
-/* Rows of one head, for matrices whose halves must be interleaved; else 0. */
-static int64_t rotated_head(const struct model *model, const struct model_tensor *tensor) {
-    bool neox = false;
-    const char *arch = "";
-    int64_t heads = 0, rows = tensor_rows(&tensor->view);
-    if (!meta_bool(model, "shu.rope.neox", &neox) || !neox) return 0;
-    meta_string(model, "general.architecture", &arch, NULL);
-    if (strcmp(arch, "llama") != 0) return 0;
-    if (strstr(tensor->name, "attn_q.weight"))
-        meta_int(model, "llama.attention.head_count", &heads);
-    else if (strstr(tensor->name, "attn_k.weight"))
-        meta_int(model, "llama.attention.head_count_kv", &heads);
-    return heads > 0 && rows % (2 * heads) == 0 ? rows / heads : 0;
+static bool is_changed(const struct row_change *change, const struct model_tensor *tensor) {
+    return change && change->touches(change, tensor);
 }
 
+/* A folder's rotary rows stand in halves; files interleave them. */
 static void plan_tensor(const struct model *model, const struct model_tensor *tensor, enum dtype to,
-                        struct conversion *job) {
-    *job = (struct conversion){.tensor = tensor, .to = to, .rotated_head = rotated_head(model, tensor)};
+                        const struct row_change *change, struct conversion *job) {
+    *job = (struct conversion){.tensor = tensor, .to = to, .change = change, .changed = is_changed(change, tensor)};
+    if (rotary_halved(model))
+        job->order = (struct adapter_order){rotary_head(model, tensor->name, tensor_rows(&tensor->view)), true};
     job->cols = tensor->view.shape[0];
     job->rows = tensor_rows(&tensor->view);
     job->from_row_bytes = dtype_row_bytes(tensor->view.dtype, job->cols);
     job->to_row_bytes = dtype_row_bytes(to, job->cols);
 }
 
-static int declare_all(const struct model *model, const struct quantize_target *target, struct gguf_writer *writer,
-                       struct shu_error *err) {
+static int declare_all(const struct model *model, const struct quantize_target *target, const struct row_change *change,
+                       struct gguf_writer *writer, struct shu_error *err) {
     for (int64_t i = 0; i < model_tensor_count(model); i++) {
         const struct model_tensor *tensor = model_tensor_at(model, i);
         enum dtype to = quantize_choose(model, tensor, target->name);
-        bool changes = to != tensor->view.dtype || tensor->norm_plus_one;
+        bool changes = to != tensor->view.dtype || tensor->norm_plus_one || is_changed(change, tensor);
         if (changes && !dtype_table[to].from_f32)
             return SHU_FAIL(err, SHU_E_UNSUPPORTED, "tensor \"%s\" would become %s, which is only read here",
                             tensor->name, dtype_table[to].name);
@@ -130,8 +119,9 @@ static uint64_t all_bytes(const struct model *model) {
     return sum;
 }
 
-int model_quantize(const struct model *model, const char *out_path, const char *target_name, struct pool *pool,
-                   struct progress *progress, struct shu_error *err) {
+int model_convert(const struct model *model, const char *out_path, const char *target_name,
+                  const struct row_change *change, struct pool *pool, struct progress *progress,
+                  struct shu_error *err) {
     const struct quantize_target *target = quantize_target_find(target_name);
     struct gguf_writer *writer = NULL;
     if (!target)
@@ -141,14 +131,19 @@ int model_quantize(const struct model *model, const char *out_path, const char *
     if (status) return status;
     if (progress) progress->total = all_bytes(model);
     status = write_meta(model, target, writer, err);
-    if (!status) status = declare_all(model, target, writer, err);
+    if (!status) status = declare_all(model, target, change, writer, err);
     for (int64_t i = 0; !status && i < model_tensor_count(model); i++) {
         struct conversion job;
         const struct model_tensor *tensor = model_tensor_at(model, i);
-        plan_tensor(model, tensor, quantize_choose(model, tensor, target_name), &job);
+        plan_tensor(model, tensor, quantize_choose(model, tensor, target_name), change, &job);
         status = convert_tensor(model, &job, writer, pool, progress, err);
     }
     if (!status) return gguf_writer_commit(writer, err);
     gguf_writer_abort(writer);
     return status;
+}
+
+int model_quantize(const struct model *model, const char *out_path, const char *target, struct pool *pool,
+                   struct progress *progress, struct shu_error *err) {
+    return model_convert(model, out_path, target, NULL, pool, progress, err);
 }

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "weights/hf.h"
+#include "weights/lora.h"
 
 static int read_gguf(const uint8_t *data, size_t bytes, struct shu_error *err) {
     struct model model = {.path = (char *)(uintptr_t) "seed"};
@@ -52,6 +52,26 @@ static int read_safetensors(const uint8_t *data, size_t bytes, struct shu_error 
     return safetensors_parse(data + 1, bytes - 1, ignore, NULL, err);
 }
 
+static int read_adapter(const uint8_t *data, size_t bytes, struct shu_error *err) {
+    struct adapter adapter = {0};
+    struct model model = {.path = (char *)(uintptr_t) "seed"};
+    const uint8_t *stop = memchr(data, 0xFF, bytes), *end = data + bytes;
+    int rc;
+    arena_init(&adapter.arena, 1 << 26);
+    arena_init(&model.arena, 1 << 26);
+    if (data[0] == 'G') {
+        rc = gguf_parse(&model, data + 1, bytes - 1, err);
+        if (!rc) rc = lora_read_gguf(&adapter, &model, err);
+    } else {
+        assert_non_null(stop);
+        struct span config = {(const char *)data + 1, (uint32_t)(stop - data - 1)};
+        rc = lora_read_peft(&adapter, config, stop + 1, (size_t)(end - stop - 1), err);
+    }
+    arena_free(&model.arena);
+    lora_clear(&adapter);
+    return rc;
+}
+
 static void check_folder(const char *name, int (*read)(const uint8_t *, size_t, struct shu_error *)) {
     char path[1024];
     struct dirent *item;
@@ -88,7 +108,13 @@ static void test_safetensors_seeds(void **state) {
     check_folder("fuzz_safetensors", read_safetensors);
 }
 
+static void test_adapter_seeds(void **state) {
+    (void)state;
+    check_folder("fuzz_adapter", read_adapter);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gguf_seeds), cmocka_unit_test(test_safetensors_seeds)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gguf_seeds), cmocka_unit_test(test_safetensors_seeds),
+                                       cmocka_unit_test(test_adapter_seeds)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
