@@ -7,8 +7,7 @@ enum {
     MAX_ROWS_DEFAULT = 512,
     MAX_ROWS_LIMIT = 65536,
     MAX_LOGITS_DEFAULT = 64,
-    MAX_SEQUENCES_LIMIT = 4096,
-    SAMPLE_BYTES = 64 /* hashed at three places of every tensor */
+    MAX_SEQUENCES_LIMIT = 4096
 };
 
 /* ----------------------------------------------------------------- options */
@@ -41,39 +40,57 @@ static int options_settle(struct engine_options *o, const struct decoder_config 
     return SHU_OK;
 }
 
-/* ------------------------------------------------------------- fingerprint */
+/* ---------------------------------------------------------------- adapters */
 
-static void hash_sample(struct sha256 *hash, const struct tensor *view) {
-    const uint8_t *data = view->data;
-    size_t bytes = tensor_bytes(view), take = bytes < SAMPLE_BYTES ? bytes : SAMPLE_BYTES;
-    sha256_update(hash, data, take);
-    sha256_update(hash, data + (bytes - take) / 2, take);
-    sha256_update(hash, data + bytes - take, take);
+/* Open only while the engine opens: the decoder packs what it needs. */
+struct engine_adapters {
+    struct adapter *open[ENGINE_MAX_ADAPTERS];
+    float weights[ENGINE_MAX_ADAPTERS];
+    int count; /* those weighted 0 are left out */
+};
+
+static int adapters_open(struct engine_adapters *adapters, const struct engine_options *o, struct shu_error *err) {
+    if (o->adapter_count < 0 || o->adapter_count > ENGINE_MAX_ADAPTERS)
+        return SHU_FAIL(err, SHU_E_RANGE, "an engine takes 0 to %d adapters, found %d", ENGINE_MAX_ADAPTERS,
+                        o->adapter_count);
+    for (int i = 0; i < o->adapter_count; i++) {
+        if (o->adapters[i].weight == 0) continue;
+        int status = adapter_open(o->adapters[i].path, &adapters->open[adapters->count], err);
+        if (status) return status;
+        adapters->weights[adapters->count++] = o->adapters[i].weight;
+    }
+    return SHU_OK;
 }
 
-/* Two models with this in common write the same cache content: the file's size, the network's shape, and
- * name, type, shape and samples of every tensor. The whole file would take over a second to hash. */
-static void fingerprint(const struct model *model, const struct decoder_config *c, char out[65]) {
+static void adapters_close(struct engine_adapters *adapters) {
+    for (int i = 0; i < adapters->count; i++) adapter_close(adapters->open[i]);
+}
+
+/* ------------------------------------------------------------- fingerprint */
+
+/* Two engines with this in common write the same cache content: the file's size, the network's shape, samples of every
+ * tensor, and the adapters with their weights. */
+static int fingerprint(struct engine *engine, const struct engine_adapters *adapters, struct shu_error *err) {
+    const struct decoder_config *c = decoder_config(engine->decoder);
     struct sha256 hash;
-    char line[512];
+    char line[512], digest[65];
+    int status = adapter_base_fingerprint(engine->model, digest, err);
+    if (status) return status;
     sha256_init(&hash);
     int n =
-        snprintf(line, sizeof line, "%llu %d %d %d %d %d %d %d %d %d %d %d %d %a %a %a %a %a %a %a %a %a\n",
-                 (unsigned long long)model_file_bytes(model), (int)c->arch, c->layers, c->width, c->heads, c->kv_heads,
-                 c->head_dim, c->ffn, c->vocab, c->window, c->window_pattern, c->rot, c->rope_neox, (double)c->norm_eps,
-                 (double)c->embed_scale, (double)c->attention_scale, (double)c->attention_softcap,
+        snprintf(line, sizeof line, "%s %llu %d %d %d %d %d %d %d %d %d %d %d %d %a %a %a %a %a %a %a %a %a\n", digest,
+                 (unsigned long long)model_file_bytes(engine->model), (int)c->arch, c->layers, c->width, c->heads,
+                 c->kv_heads, c->head_dim, c->ffn, c->vocab, c->window, c->window_pattern, c->rot, c->rope_neox,
+                 (double)c->norm_eps, (double)c->embed_scale, (double)c->attention_scale, (double)c->attention_softcap,
                  (double)c->logit_softcap, c->rope_base, c->rope_base_local, c->rope_scale, c->rope_scale_local);
     sha256_update(&hash, line, (size_t)n);
-    for (int64_t i = 0; i < model_tensor_count(model); i++) {
-        const struct model_tensor *tensor = model_tensor_at(model, i);
-        const struct tensor *view = &tensor->view;
-        sha256_update(&hash, tensor->name, strlen(tensor->name) + 1);
-        n = snprintf(line, sizeof line, "%d %lld %lld %lld %lld\n", (int)view->dtype, (long long)view->shape[0],
-                     (long long)view->shape[1], (long long)view->shape[2], (long long)view->shape[3]);
+    for (int i = 0; i < adapters->count; i++) {
+        adapter_fingerprint(adapters->open[i], digest);
+        n = snprintf(line, sizeof line, "%s %a\n", digest, (double)adapters->weights[i]);
         sha256_update(&hash, line, (size_t)n);
-        hash_sample(&hash, view);
     }
-    sha256_hex(&hash, out);
+    sha256_hex(&hash, engine->fingerprint);
+    return SHU_OK;
 }
 
 /* -------------------------------------------------------------- open, close */
@@ -81,6 +98,20 @@ static void fingerprint(const struct model *model, const struct decoder_config *
 static int open_text(struct engine *engine, const struct model *model, struct shu_error *err) {
     int status = model_tokenizer(model, &engine->tokenizer, err);
     if (!status) status = tokenizer_work_new(engine->tokenizer, &engine->work, err);
+    return status;
+}
+
+static int open_decoder(struct engine *engine, const struct kernels *kernels, const struct engine_options *o,
+                        struct shu_error *err) {
+    struct engine_adapters adapters = {.count = 0};
+    int status = adapters_open(&adapters, o, err); /* before the weights are packed: a wrong one is told at once */
+    for (int i = 0; i < adapters.count && !status; i++) status = adapter_check(adapters.open[i], engine->model, err);
+    if (!status) status = decoder_load(engine->model, kernels, engine->pool, &engine->decoder, err);
+    if (!status && adapters.count)
+        status = decoder_adapt(engine->decoder, engine->model, (const struct adapter *const *)adapters.open,
+                               adapters.weights, adapters.count, kernels, err);
+    if (!status) status = fingerprint(engine, &adapters, err);
+    adapters_close(&adapters);
     return status;
 }
 
@@ -127,10 +158,9 @@ static int open_all(struct engine *engine, const struct model *model, struct eng
     if (status) return status;
     engine->max_rows = o->max_rows;
     engine->max_logits = o->max_logits;
-    fingerprint(model, &config, engine->fingerprint);
     status = pool_new(o->threads, &engine->pool, err);
     if (!status) status = open_text(engine, model, err);
-    if (!status) status = decoder_load(model, kernels, engine->pool, &engine->decoder, err);
+    if (!status) status = open_decoder(engine, kernels, o, err);
     if (!status) status = open_graph(engine, kernels, err);
     if (!status) status = open_cache(engine, o, err);
     if (!status && tokenizer_count(engine->tokenizer) > config.vocab)

@@ -14,21 +14,30 @@
 
 /* ------------------------------------------------------------------ engine */
 
-struct engine_options {
-    int threads;          /* 0 = usable cores */
-    int context;          /* positions per sequence at most; 0 = min(model's, 4096) */
-    int64_t kv_positions; /* positions the cache holds in all; 0 = context */
-    enum kv_type kv_type; /* KV_F16 (default) or KV_Q8 */
-    int max_sequences;    /* 0 = 1; at most 4096 */
-    int max_rows;         /* rows per step at most: the prefill chunk; 0 = 512; at most 65536 */
-    int max_logits;       /* rows with logits per step at most; 0 = 64; cut to max_rows */
-    const char *isa;      /* NULL = SHU_ISA or best */
+/* A low-rank adapter beside the model: a GGUF file or a PEFT folder (weights/adapter.h). */
+struct engine_adapter {
+    const char *path;
+    float weight; /* multiplies what the adapter adds; 0 leaves it out */
 };
+struct engine_options {
+    int threads;                           /* 0 = usable cores */
+    int context;                           /* positions per sequence at most; 0 = min(model's, 4096) */
+    int64_t kv_positions;                  /* positions the cache holds in all; 0 = context */
+    enum kv_type kv_type;                  /* KV_F16 (default) or KV_Q8 */
+    int max_sequences;                     /* 0 = 1; at most 4096 */
+    int max_rows;                          /* rows per step at most: the prefill chunk; 0 = 512; at most 65536 */
+    int max_logits;                        /* rows with logits per step at most; 0 = 64; cut to max_rows */
+    const char *isa;                       /* NULL = SHU_ISA or best */
+    const struct engine_adapter *adapters; /* [adapter_count]; all of them act on every sequence */
+    int adapter_count;                     /* at most ENGINE_MAX_ADAPTERS */
+};
+#define ENGINE_MAX_ADAPTERS 64
 struct engine;
 /* Opens a model by store name or path and prepares everything a step needs: packed weights,
  * tokenizer, planned graph, KV cache. options NULL = all defaults. The cache's memory becomes
  * resident only as positions are used. SHU_E_RANGE: an option outside its limits, or a context
- * larger than the model was trained for. Whatever room weights or nn report passes through. */
+ * larger than the model was trained for. SHU_E_UNSUPPORTED names an adapter and the model where they do not
+ * belong together. Whatever room weights or nn report passes through. */
 int engine_open(const char *model, const struct engine_options *options, struct engine **out, struct shu_error *err);
 void engine_close(struct engine *engine); /* NULL is a no-op */
 const struct decoder_config *engine_config(const struct engine *engine);

@@ -14,8 +14,12 @@ static node_id vector(struct graph *graph, const float *data, int64_t cols, cons
     return data ? graph_const(graph, data, cols, name) : -1;
 }
 
-static node_id product(struct graph *graph, node_id x, const struct packed *weight, const float *bias) {
-    return graph_matmul(graph, x, weight, vector(graph, bias, weight->rows, "bias"));
+/* low: adapters of this product, if there are any. */
+static node_id product(struct graph *graph, node_id x, const struct packed *weight, const float *bias,
+                       const struct low_rank *low) {
+    node_id y = graph_matmul(graph, x, weight, vector(graph, bias, weight->rows, "bias"));
+    if (low->a.rows == 0) return y;
+    return graph_add(graph, y, graph_matmul(graph, graph_matmul(graph, x, &low->a, -1), &low->b, -1));
 }
 
 static node_id norm(struct graph *graph, const struct decoder_config *config, node_id x, const float *gain) {
@@ -35,9 +39,9 @@ static node_id attention(const struct writer *writer, int l, node_id x) {
     struct graph *graph = writer->graph;
     bool slides = decoder_layer_slides(config, l);
     node_id table = slides ? writer->table_local : writer->table;
-    node_id q = product(graph, x, &layer->q, layer->q_bias);
-    node_id k = product(graph, x, &layer->k, layer->k_bias);
-    node_id v = product(graph, x, &layer->v, layer->v_bias);
+    node_id q = product(graph, x, &layer->q, layer->q_bias, &layer->low[PRODUCT_Q]);
+    node_id k = product(graph, x, &layer->k, layer->k_bias, &layer->low[PRODUCT_K]);
+    node_id v = product(graph, x, &layer->v, layer->v_bias, &layer->low[PRODUCT_V]);
     q = head_norm(graph, config, q, layer->q_norm);
     k = head_norm(graph, config, k, layer->k_norm);
     q = graph_rope(graph, q, table, config->heads, config->head_dim, config->rot, config->rope_neox);
@@ -54,10 +58,10 @@ static node_id attention(const struct writer *writer, int l, node_id x) {
 
 static node_id feed_forward(const struct writer *writer, const struct decoder_layer *layer, node_id x) {
     struct graph *graph = writer->graph;
-    node_id gate = product(graph, x, &layer->gate, layer->gate_bias);
-    node_id up = product(graph, x, &layer->up, layer->up_bias);
+    node_id gate = product(graph, x, &layer->gate, layer->gate_bias, &layer->low[PRODUCT_GATE]);
+    node_id up = product(graph, x, &layer->up, layer->up_bias, &layer->low[PRODUCT_UP]);
     node_id gated = graph_gated(graph, gate, up, writer->decoder->config.activation);
-    return product(graph, gated, &layer->down, layer->down_bias);
+    return product(graph, gated, &layer->down, layer->down_bias, &layer->low[PRODUCT_DOWN]);
 }
 
 static node_id write_layer(const struct writer *writer, int l, node_id x) {
@@ -70,7 +74,7 @@ static node_id write_layer(const struct writer *writer, int l, node_id x) {
         mixed = graph_gather(graph, mixed, writer->gather);
         x = graph_gather(graph, x, writer->gather);
     }
-    node_id out = product(graph, mixed, &layer->o, layer->o_bias);
+    node_id out = product(graph, mixed, &layer->o, layer->o_bias, &layer->low[PRODUCT_O]);
     if (config->post_norms) out = norm(graph, config, out, layer->post_attention_norm);
     x = graph_add(graph, x, out);
     out = feed_forward(writer, layer, norm(graph, config, x, layer->ffn_norm));
@@ -110,7 +114,7 @@ int decoder_graph(const struct decoder *decoder, struct graph *graph, struct dec
     for (int l = 0; l < config->layers; l++) x = write_layer(&writer, l, x);
     graph_label(graph, "output");
     out->hidden = norm(graph, config, x, decoder->output_norm);
-    out->logits = graph_matmul(graph, out->hidden, &decoder->output, -1);
+    out->logits = product(graph, out->hidden, &decoder->output, NULL, &decoder->output_low);
     if (config->logit_softcap > 0) out->logits = graph_softcap(graph, out->logits, config->logit_softcap);
     graph_output(graph, out->hidden);
     graph_output(graph, out->logits);

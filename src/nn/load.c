@@ -240,6 +240,7 @@ out:
 void decoder_free(struct decoder *decoder) {
     if (decoder == NULL) return;
     if (decoder->block) mem_free_large(decoder->block, decoder->block_bytes);
+    if (decoder->adapter_block) mem_free_large(decoder->adapter_block, decoder->adapter_room);
     mem_free(decoder->layers);
     mem_free(decoder);
 }
@@ -248,7 +249,7 @@ const struct decoder_config *decoder_config(const struct decoder *decoder) {
     return &decoder->config;
 }
 uint64_t decoder_weight_bytes(const struct decoder *decoder) {
-    return decoder->block_bytes;
+    return decoder->block_bytes + decoder->adapter_bytes;
 }
 uint64_t decoder_read_bytes(const struct decoder *decoder) {
     return decoder->read_bytes;

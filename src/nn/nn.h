@@ -63,10 +63,24 @@ struct decoder;
 int decoder_load(const struct model *model, const struct kernels *kernels, struct pool *pool, struct decoder **out,
                  struct shu_error *err);
 void decoder_free(struct decoder *decoder); /* NULL is a no-op */
+
+/* Low-rank adapters (LoRA, Hu et al. 2021) beside the matrices: y = W x + sum over i of weight_i scale_i B_i (A_i x).
+ * All adapters of a product stand side by side along the rank in one A and one B, with scale and weight in B, so that
+ * any number of them costs two products. They are packed as F16, or as F32 beside F32 matrices and where F16 would
+ * lose more than a thousandth. Afterwards the adapters may be closed. A weight of 0 leaves an adapter out. At most
+ * once, before decoder_graph. SHU_E_UNSUPPORTED: made for another base, or adapts what is no product of the decoder;
+ * SHU_E_RANGE: a weight is not finite, or the ranks of a product exceed 65536 together.
+ *
+ * Rows of different adapters in one step (a server with one model per sequence) come from the same layout: as ranks
+ * stand side by side, a row that wants adapter i alone needs only the columns of A x that are not i's set to zero.
+ * That is one OP_MUL between the two products, with an input [ranks, rows] that the engine fills per row (and which
+ * may then carry the weights); a row's sum over B gains only exact zeros and stays bit for bit what it is alone. */
+int decoder_adapt(struct decoder *decoder, const struct model *model, const struct adapter *const *adapters,
+                  const float *weights, int count, const struct kernels *kernels, struct shu_error *err);
 const struct decoder_config *decoder_config(const struct decoder *decoder);
-uint64_t decoder_weight_bytes(const struct decoder *decoder); /* of the packed block */
-/* Bytes of weights read for one decoded token, at the file's bit widths: every
- * tensor once, an embedding table that is only looked up as one row. */
+uint64_t decoder_weight_bytes(const struct decoder *decoder); /* packed, adapters included */
+/* Bytes of weights read for one decoded token, at the file's bit widths: every tensor once (adapters as packed), an
+ * embedding table that is only looked up as one row. */
 uint64_t decoder_read_bytes(const struct decoder *decoder);
 
 /* The nodes a caller binds or reads. */
