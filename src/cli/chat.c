@@ -244,6 +244,7 @@ const struct verb verb_chat = {
                "  -n N              at most N tokens per answer\n"
                "  --temp T --top-k K --top-p P --min-p P --repeat-penalty R --presence-penalty R\n"
                "  --frequency-penalty R --seed S\n"
+               "  --adapter A[:WEIGHT]  a low-rank adapter beside the model, GGUF or PEFT folder; may be repeated\n"
                "  --threads N --ctx N --kv f16|q8\n\n"
                "inside: /help /reset /system TEXT /save FILE /quit; Ctrl-C stops the answer, not the program\n\n"
                "example: shu chat qwen2.5-coder-0.5b-instruct --system \"Answer in one sentence.\"\n",
@@ -252,6 +253,7 @@ const struct verb verb_chat = {
                "  -n N              每次回答最多 N 个词元\n"
                "  --temp T --top-k K --top-p P --min-p P --repeat-penalty R --presence-penalty R\n"
                "  --frequency-penalty R --seed S\n"
+               "  --adapter A[:权重]  低秩适配器，GGUF 或 PEFT 文件夹；可重复\n"
                "  --threads N --ctx N --kv f16|q8\n\n"
                "对话中：/help /reset /system 文本 /save 文件 /quit；Ctrl-C 停止回答而不退出\n\n"
                "例：shu chat qwen2.5-coder-0.5b-instruct --system \"用一句话回答。\"\n",

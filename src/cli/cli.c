@@ -2,6 +2,7 @@
 #include "cli/cli.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -154,6 +155,36 @@ int options_parse(const struct cli *cli, const struct option *options, int optio
 
 /* ------------------------------------------------- what model verbs share */
 
+int cli_adapter_parse(const char *text, char *path, size_t size, float *weight, struct shu_error *err) {
+    const char *colon = file_exists(text) || path_is_dir(text) ? NULL : strrchr(text, ':');
+    size_t bytes = colon ? (size_t)(colon - text) : strlen(text);
+    double number = 1;
+    char *end = NULL;
+    if (colon) {
+        number = strtod(colon + 1, &end);
+        if (end == colon + 1 || *end || !(number >= -100 && number <= 100))
+            return SHU_FAIL(err, SHU_E_USAGE,
+                            "expected an adapter as PATH or PATH:WEIGHT with a weight from -100 to "
+                            "100, found \"%.200s\"",
+                            text);
+    }
+    if (bytes == 0 || bytes >= size)
+        return SHU_FAIL(err, SHU_E_USAGE, "expected an adapter as PATH or PATH:WEIGHT, found \"%.200s\"", text);
+    memcpy(path, text, bytes);
+    path[bytes] = 0;
+    *weight = (float)number;
+    return SHU_OK;
+}
+
+bool cli_adapters_hold(const struct option_list *adapters, const char *path) {
+    char own[PATH_MAX];
+    float weight;
+    for (int i = 0; i < adapters->count; i++)
+        if (cli_adapter_parse(adapters->item[i], own, sizeof own, &weight, NULL) == SHU_OK && file_same(own, path))
+            return true;
+    return false;
+}
+
 int cli_engine_open(const char *model, const struct engine_flags *flags, const struct engine_options *base,
                     struct engine **out, struct shu_error *err) {
     struct engine_options options = base ? *base : (struct engine_options){0};
@@ -163,6 +194,15 @@ int cli_engine_open(const char *model, const struct engine_flags *flags, const s
         options.kv_type = KV_Q8;
     else if (strcmp(flags->kv, "f16") != 0)
         return SHU_FAIL(err, SHU_E_USAGE, "--kv takes f16 or q8, found \"%s\"", flags->kv);
+    struct engine_adapter adapters[OPT_LIST_MAX];
+    char paths[OPT_LIST_MAX][PATH_MAX];
+    for (int i = 0; i < flags->adapters.count; i++) {
+        int status = cli_adapter_parse(flags->adapters.item[i], paths[i], sizeof paths[i], &adapters[i].weight, err);
+        if (status) return status;
+        adapters[i].path = paths[i];
+    }
+    options.adapters = adapters;
+    options.adapter_count = flags->adapters.count;
     return engine_open(model, &options, out, err);
 }
 

@@ -72,17 +72,25 @@ int options_parse(const struct cli *cli, const struct option *options, int optio
 /* Options of every verb that opens an engine. */
 struct engine_flags {
     int64_t threads, context;
-    const char *kv; /* "f16" | "q8" */
+    const char *kv;              /* "f16" | "q8" */
+    struct option_list adapters; /* PATH or PATH:WEIGHT */
 };
 #define ENGINE_FLAGS_DEFAULT                                                                                           \
     { .threads = 0, .context = 0, .kv = "f16" }
 #define ENGINE_OPTIONS(flags)                                                                                          \
-    {"--threads", OPT_INT, &(flags).threads, 1, 256}, {"--ctx", OPT_INT, &(flags).context, 8, 1 << 20}, {              \
-        "--kv", OPT_TEXT, &(flags).kv, 0, 0                                                                            \
+    {"--threads", OPT_INT, &(flags).threads, 1, 256}, {"--ctx", OPT_INT, &(flags).context, 8, 1 << 20},                \
+        {"--kv", OPT_TEXT, &(flags).kv, 0, 0}, {                                                                       \
+        "--adapter", OPT_LIST, &(flags).adapters, 0, 0                                                                 \
     }
 /* Opens the engine with the flags laid over `base`; prints nothing. */
 int cli_engine_open(const char *model, const struct engine_flags *flags, const struct engine_options *base,
                     struct engine **out, struct shu_error *err);
+
+/* "PATH" or "PATH:WEIGHT": what exists under the whole text is a path. Copies the path into `path` (size bytes).
+ * SHU_E_USAGE for a weight that is no number from -100 to 100. */
+int cli_adapter_parse(const char *text, char *path, size_t size, float *weight, struct shu_error *err);
+/* Is one of the adapters the file `path`? */
+bool cli_adapters_hold(const struct option_list *adapters, const char *path);
 
 /* Sampling options of run and chat. */
 struct sampling_flags {

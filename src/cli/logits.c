@@ -50,6 +50,8 @@ static int run(struct cli *cli, int argc, char **argv) {
     if (in && path && file_same(in, path)) return cli_usage(cli, "--out would replace the text itself: %s", path);
     if (model && path && file_same(model, path))
         return cli_usage(cli, "--out would replace the model itself: %s", path);
+    if (path && cli_adapters_hold(&flags.adapters, path))
+        return cli_usage(cli, "--out would replace an adapter: %s", path);
     if (!count || !in || !path) return cli_usage(cli, "expected: shu logits MODEL --file TEXT --out OUT.f32");
     struct shu_error err = {0};
     struct engine *engine = NULL;
@@ -64,13 +66,15 @@ const struct verb verb_logits = {
     .name = "logits",
     .summary_en = "write the scores of every position of a text",
     .summary_zh = "写出文本每个位置的分数",
-    .help_en = "usage: shu logits MODEL --file TEXT --out OUT.f32 [--ctx N --threads N --kv f16|q8]\n\n"
-               "OUT is [T, V] little-endian f32: row t scores the token after position t. Texts longer than --ctx\n"
-               "positions are cut into windows that start from nothing, as `perplexity` does.\n\n"
-               "example: shu logits qwen2.5-coder-0.5b-instruct --file notes.txt --out notes.f32 --ctx 512\n",
-    .help_zh = "用法：shu logits 模型 --file 文本 --out 输出.f32 [--ctx N --threads N --kv f16|q8]\n\n"
-               "输出为小端 f32 的 [T, V]：第 t 行是位置 t 之后词元的分数。长于 --ctx 的文本按窗口切开，\n"
-               "每个窗口从空白开始，与 perplexity 相同。\n\n"
-               "例：shu logits qwen2.5-coder-0.5b-instruct --file notes.txt --out notes.f32 --ctx 512\n",
+    .help_en =
+        "usage: shu logits MODEL --file TEXT --out OUT.f32 [--adapter A[:WEIGHT] --ctx N --threads N --kv f16|q8]\n\n"
+        "OUT is [T, V] little-endian f32: row t scores the token after position t. Texts longer than --ctx\n"
+        "positions are cut into windows that start from nothing, as `perplexity` does.\n\n"
+        "example: shu logits qwen2.5-coder-0.5b-instruct --file notes.txt --out notes.f32 --ctx 512\n",
+    .help_zh =
+        "用法：shu logits 模型 --file 文本 --out 输出.f32 [--adapter A[:权重] --ctx N --threads N --kv f16|q8]\n\n"
+        "输出为小端 f32 的 [T, V]：第 t 行是位置 t 之后词元的分数。长于 --ctx 的文本按窗口切开，\n"
+        "每个窗口从空白开始，与 perplexity 相同。\n\n"
+        "例：shu logits qwen2.5-coder-0.5b-instruct --file notes.txt --out notes.f32 --ctx 512\n",
     .run = run,
 };

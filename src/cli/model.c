@@ -1,5 +1,6 @@
 /* shu model: pull, list, info, quantize. */
 #include <stdlib.h>
+#include <limits.h>
 #include <string.h>
 
 #include "cli/cli.h"
@@ -153,30 +154,103 @@ static int model_quantize_verb(struct cli *cli, int argc, char **argv) {
     return code;
 }
 
+/* ------------------------------------------------------------------- merge */
+
+struct merging {
+    const char *base, *out, *type;
+    struct option_list names; /* ADAPTER or ADAPTER:WEIGHT */
+    struct adapter *adapters[OPT_LIST_MAX];
+    float weights[OPT_LIST_MAX];
+    int opened;
+};
+
+static int merge_open(struct merging *merging, struct shu_error *err) {
+    for (int i = 0; i < merging->names.count; i++) {
+        char path[PATH_MAX];
+        int status = cli_adapter_parse(merging->names.item[i], path, sizeof path, &merging->weights[i], err);
+        if (!status) status = adapter_open(path, &merging->adapters[i], err);
+        if (status) return status;
+        merging->opened++;
+    }
+    return SHU_OK;
+}
+
+static int merge_run(const struct cli *cli, struct merging *merging, int threads, struct shu_error *err) {
+    struct model *model = NULL;
+    struct pool *pool = NULL;
+    struct progress progress = {0};
+    int status = merge_open(merging, err);
+    if (!status) status = model_open(merging->base, &model, err);
+    if (!status) status = pool_new(threads, &pool, err);
+    if (!status) {
+        progress_start(&progress, "merge", "B", 0, cli->quiet || cli->json);
+        status = model_merge(model, (const struct adapter *const *)merging->adapters, merging->weights, merging->opened,
+                             merging->out, merging->type, pool, &progress, err);
+        progress_finish(&progress);
+    }
+    for (int i = 0; i < merging->opened; i++) adapter_close(merging->adapters[i]);
+    pool_free(pool);
+    model_close(model);
+    return status;
+}
+
+static int model_merge_verb(struct cli *cli, int argc, char **argv) {
+    const char *args[OPT_LIST_MAX + 2] = {NULL};
+    struct merging merging = {.type = "F16"};
+    int64_t threads = 0;
+    const struct option options[] = {{"--type", OPT_TEXT, &merging.type, 0, 0},
+                                     {"--threads", OPT_INT, &threads, 1, 256}};
+    int count = 0;
+    int code = options_parse(cli, options, 2, argc, argv, args, OPT_LIST_MAX + 2, &count);
+    if (code) return code;
+    if (count < 3) return cli_usage(cli, "expected: shu model merge BASE ADAPTER[:WEIGHT]… OUT.gguf [--type F16]");
+    merging.base = args[0];
+    merging.out = args[count - 1];
+    for (int i = 1; i < count - 1; i++) merging.names.item[merging.names.count++] = args[i];
+    if (file_same(merging.base, merging.out) || cli_adapters_hold(&merging.names, merging.out))
+        return cli_usage(cli, "OUT.gguf would replace the base or an adapter: %s", merging.out);
+    struct shu_error err = {0};
+    interrupt_install();
+    if (merge_run(cli, &merging, (int)threads, &err)) return cli_fail(cli, &err);
+    if (cli->json)
+        return cli_print_json(
+            cli, json_pack("{s:s,s:s,s:i}", "path", merging.out, "type", merging.type, "adapters", merging.opened));
+    if (!cli->quiet) printf(cli_text(cli, "wrote %s as %s\n", "已写出 %s（%s）\n"), merging.out, merging.type);
+    return 0;
+}
+
 static int run(struct cli *cli, int argc, char **argv) {
     static const struct {
         const char *name;
         int (*run)(struct cli *, int, char **);
-    } forms[] = {{"pull", model_pull}, {"list", model_list}, {"info", model_info}, {"quantize", model_quantize_verb}};
+    } forms[] = {{"pull", model_pull},
+                 {"list", model_list},
+                 {"info", model_info},
+                 {"quantize", model_quantize_verb},
+                 {"merge", model_merge_verb}};
     for (size_t i = 0; argc && i < sizeof forms / sizeof *forms; i++)
         if (strcmp(argv[0], forms[i].name) == 0) return forms[i].run(cli, argc - 1, argv + 1);
-    return cli_usage(cli, "expected: shu model pull|list|info|quantize …, found \"%s\"", argc ? argv[0] : "");
+    return cli_usage(cli, "expected: shu model pull|list|info|quantize|merge …, found \"%s\"", argc ? argv[0] : "");
 }
 
 const struct verb verb_model = {
     .name = "model",
-    .summary_en = "fetch, list, inspect and quantise models",
-    .summary_zh = "下载、列出、查看和量化模型",
+    .summary_en = "fetch, list, inspect, quantise and merge models",
+    .summary_zh = "下载、列出、查看、量化和合并模型",
     .help_en = "usage: shu model pull NAME          fetch a named model, verified, resumable\n"
                "       shu model list               named models, and which are here\n"
                "       shu model info MODEL         metadata and tensor types (-v: every tensor)\n"
-               "       shu model quantize IN OUT.gguf F32|F16|BF16|Q8_0|Q4_K_M [--threads N]\n\n"
+               "       shu model quantize IN OUT.gguf F32|F16|BF16|Q8_0|Q4_K_M [--threads N]\n"
+               "       shu model merge BASE ADAPTER[:WEIGHT]… OUT.gguf [--type F16] [--threads N]\n"
+               "                                    base and low-rank adapters as one model\n\n"
                "More names: models.yaml in $XDG_CONFIG_HOME/shu, same form as the built-in share/models.yaml.\n\n"
                "example: shu model pull qwen2.5-coder-0.5b-instruct\n",
     .help_zh = "用法：shu model pull 名字           下载并校验，可续传\n"
                "      shu model list                列出有名字的模型\n"
                "      shu model info 模型           元数据与张量类型（-v：每个张量）\n"
-               "      shu model quantize 输入 输出.gguf F32|F16|BF16|Q8_0|Q4_K_M [--threads N]\n\n"
+               "      shu model quantize 输入 输出.gguf F32|F16|BF16|Q8_0|Q4_K_M [--threads N]\n"
+               "      shu model merge 底座 适配器[:权重]… 输出.gguf [--type F16] [--threads N]\n"
+               "                                    把底座和低秩适配器合成一个模型\n\n"
                "更多名字：$XDG_CONFIG_HOME/shu 下的 models.yaml，格式同内置的 share/models.yaml。\n\n"
                "例：shu model pull qwen2.5-coder-0.5b-instruct\n",
     .run = run,

@@ -74,10 +74,10 @@ const struct verb verb_perplexity = {
     .name = "perplexity",
     .summary_en = "how well a model predicts a text",
     .summary_zh = "模型对文本的困惑度",
-    .help_en = "usage: shu perplexity MODEL --file TEXT [--ctx N --threads N --kv f16|q8]\n\n"
+    .help_en = "usage: shu perplexity MODEL --file TEXT [--adapter A[:WEIGHT] --ctx N --threads N --kv f16|q8]\n\n"
                "Cuts the text into windows of --ctx tokens (default 512) and scores the second half of each.\n\n"
                "example: shu perplexity qwen2.5-coder-0.5b-instruct --file book.txt\n",
-    .help_zh = "用法：shu perplexity 模型 --file 文本 [--ctx N --threads N --kv f16|q8]\n\n"
+    .help_zh = "用法：shu perplexity 模型 --file 文本 [--adapter A[:权重] --ctx N --threads N --kv f16|q8]\n\n"
                "把文本切成 --ctx 个词元的窗口（默认 512），对每个窗口的后一半计分。\n\n"
                "例：shu perplexity qwen2.5-coder-0.5b-instruct --file book.txt\n",
     .run = run,

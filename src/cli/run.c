@@ -217,6 +217,7 @@ const struct verb verb_run = {
                "  --logprobs N            with --json: the N best alternatives of each token\n"
                "  --raw                   no chat template\n"
                "  --ignore-end            go on past the end token\n"
+               "  --adapter A[:WEIGHT]    a low-rank adapter beside the model, GGUF or PEFT folder; may be repeated\n"
                "  --threads N --ctx N --kv f16|q8\n\n"
                "example: shu run qwen2.5-coder-0.5b-instruct -p \"Name three rivers in Sichuan.\" --temp 0 -n 64\n",
     .help_zh =
@@ -235,6 +236,7 @@ const struct verb verb_run = {
         "  --logprobs N            配合 --json：每个词元的 N 个最佳候选\n"
         "  --raw                   不用对话模板\n"
         "  --ignore-end            遇到结束词元也继续\n"
+        "  --adapter A[:权重]      低秩适配器，GGUF 或 PEFT 文件夹；可重复\n"
         "  --threads N --ctx N --kv f16|q8\n\n"
         "例：shu run qwen2.5-coder-0.5b-instruct -p \"四川有哪三条大河？\" --temp 0 -n 64\n",
     .run = run,

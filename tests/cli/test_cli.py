@@ -247,6 +247,54 @@ class Cli(unittest.TestCase):
         self.assertGreater(result["perplexity"], 1)
         self.assertEqual(result["tokens"] % 31, 0)
 
+    def adapter(self, arch="qwen2"):
+        """A model and an adapter of it."""
+        model, adapter = self.dir / f"{arch}.gguf", self.dir / f"{arch}.lora.gguf"
+        subprocess.run([TINY, arch, model, adapter], check=True)
+        return model, adapter
+
+    def test_adapter_answers_as_the_merged_model(self):
+        model, adapter = self.adapter()
+        merged = self.dir / "merged.gguf"
+        ask = ("-p", "the cat", "--temp", 0, "-n", 24, "--raw", "--threads", 1)
+        plain = shu("run", model, *ask)
+        for weight in ("", ":0.5"):
+            done = shu("model", "merge", model, f"{adapter}{weight}", merged, "--type", "F32", "--json")
+            self.assertEqual(json.loads(done.stdout), {"path": str(merged), "type": "F32", "adapters": 1})
+            with_adapter = shu("run", model, *ask, "--adapter", f"{adapter}{weight}")
+            self.assertEqual(with_adapter.returncode, 0, with_adapter.stderr)
+            self.assertEqual(with_adapter.stdout, shu("run", merged, *ask).stdout)
+            self.assertNotEqual(with_adapter.stdout, plain.stdout)
+        both = shu("run", model, *ask, "--adapter", adapter, "--adapter", f"{adapter}:-1")  # they cancel
+        self.assertEqual(both.stdout, plain.stdout)
+        merged.unlink()
+
+    def test_adapter_of_another_model_is_refused_naming_both(self):
+        model, adapter = self.adapter()
+        other, _ = self.adapter("qwen3")
+        for args in (("run", other, "-p", "x", "--adapter", adapter), ("model", "merge", other, adapter, "out.gguf")):
+            done = shu(*args, cwd=self.dir)
+            line = done.stderr.decode()
+            self.assertEqual((done.returncode, line.count("\n")), (1, 1), line)
+            self.assertIn(str(adapter), line)
+            self.assertIn(str(other), line)
+        self.assertFalse((self.dir / "out.gguf").exists())
+
+    def test_adapter_words(self):
+        model, adapter = self.adapter()
+        for text in (f"{adapter}:x", f"{adapter}:", ":1", f"{adapter}:1e9", f"{adapter}:nan"):
+            done = shu("run", model, "-p", "x", "--adapter", text)
+            self.assertEqual((done.returncode, done.stderr.count(b"\n")), (2, 1), done.stderr)
+        odd = self.dir / "a:1"  # a file of that very name is meant
+        odd.write_bytes(adapter.read_bytes())
+        self.assertEqual(shu("run", model, "-p", "x", "-n", 2, "--adapter", odd).returncode, 0)
+        for out in (model, adapter):
+            before = out.read_bytes()
+            self.assertEqual(shu("model", "merge", model, adapter, out).returncode, 2)
+            self.assertEqual(out.read_bytes(), before)
+        done = shu("logits", model, "--adapter", adapter, "--file", model, "--out", adapter)
+        self.assertEqual(done.returncode, 2)
+
     def test_quantised_file_runs(self):
         out = self.dir / "q8.gguf"
         self.answers("model", "quantize", self.model, out, "Q8_0", "-q")
