@@ -22,21 +22,20 @@ static pthread_once_t tables_once = PTHREAD_ONCE_INIT;
 
 static void table_build(enum isa isa, const char *name, const struct matmul_table *matmul, const struct ops_table *ops,
                         const struct attention_table *attention) {
-    const struct ops_table *o = &ops_scalar;
     struct kernels k = {.isa = name, .lanes = matmul->lanes, .act8_quantize = matmul->act8_quantize};
     for (int i = 0; i < DT_COUNT; i++) k.matmul[i] = matmul->matmul[i];
-    k.rms_norm = ops->rms_norm ? ops->rms_norm : o->rms_norm;
-    k.layer_norm = ops->layer_norm ? ops->layer_norm : o->layer_norm;
-    k.softmax = ops->softmax ? ops->softmax : o->softmax;
-    k.unary = ops->unary ? ops->unary : o->unary;
-    k.gated = ops->gated ? ops->gated : o->gated;
-    k.add = ops->add ? ops->add : o->add;
-    k.mul = ops->mul ? ops->mul : o->mul;
-    k.scale = ops->scale ? ops->scale : o->scale;
-    k.softcap = ops->softcap ? ops->softcap : o->softcap;
-    k.rope = ops->rope ? ops->rope : o->rope;
-    k.kv_store = attention->kv_store ? attention->kv_store : attention_scalar.kv_store;
-    k.attention = attention->attention ? attention->attention : attention_scalar.attention;
+    k.rms_norm = ops->rms_norm;
+    k.layer_norm = ops->layer_norm;
+    k.softmax = ops->softmax;
+    k.unary = ops->unary;
+    k.gated = ops->gated;
+    k.add = ops->add;
+    k.mul = ops->mul;
+    k.scale = ops->scale;
+    k.softcap = ops->softcap;
+    k.rope = ops->rope;
+    k.kv_store = attention->kv_store;
+    k.attention = attention->attention;
     k.training = training_scalar;
     tables[isa] = k;
 }

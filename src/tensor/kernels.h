@@ -6,6 +6,30 @@
  * product". AVX-512 sources are compiled a second time through SIMDe
  * (SHU_EMULATED, see cmake/emulated.c.in); everything they export is renamed
  * here so that both may live in one program.
+ *
+ * THE ORDER OF OPERATIONS of all that inference uses. Every instruction set
+ * follows it, so that all give the same bits. fma rounds once (scalar: simd_scalar.h); nothing is contracted,
+ * reordered or approximated by an estimate of the processor's own.
+ *
+ *   quantised product   one lane per output, blocks of 32 columns ascending:
+ *                         acc = fma(float(sum), scale * x.scale, acc)
+ *                       sum: exact integers, w - offset times q; with integer scales per
+ *                       16 columns these are in it. scale: d, or d * sub-scale rounded
+ *                       before. A minimum follows in the same block:
+ *                         acc = fma(min, x.sum, acc)                        Q4_1 Q5_1 Q4_K Q5_K
+ *                         acc = fma(float(sum of min * q), -dmin * x.scale, acc)           Q2_K
+ *   float product       one lane per output; part = fma(w, x, part) over 256 columns
+ *                       ascending, then total += part
+ *   bias                acc + bias, last
+ *   row sums            norms, softmax: 32 partial sums, column i enters number i % 32
+ *                       (squares by fma); then the upper half is added to the lower half,
+ *                       16, 8, 4, 2, 1 times
+ *   attention           attention.h; q * k one fma chain over dimensions; the sum of a
+ *                       page's weights is 16 partial sums, position i enters number i % 16,
+ *                       folded by halves as above; values one fma chain over positions
+ *   elementwise         the polynomials of math_simd.h, division and square root exact
+ *
+ * A NaN is a NaN everywhere; its sign and payload are the processor's.
  */
 #ifndef TENSOR_KERNELS_H
 #define TENSOR_KERNELS_H

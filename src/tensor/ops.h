@@ -1,7 +1,8 @@
 /* Private to room tensor: row operations and attention of each instruction
  * set, from which kernels.c assembles struct kernels; fields as documented
- * there. NULL = filled in from the scalar reference. Symbols of sources that
- * are compiled a second time through SIMDe (SHU_EMULATED) are renamed here. */
+ * there. Written once, in ops_simd.h and attention_simd.h, over the vocabulary
+ * of simd_scalar.h, simd_avx2.h or simd_avx512.h. Symbols of sources that are
+ * compiled a second time through SIMDe (SHU_EMULATED) are renamed here. */
 #ifndef TENSOR_OPS_H
 #define TENSOR_OPS_H
 

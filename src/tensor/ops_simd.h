@@ -205,43 +205,31 @@ static void softcap(const float *x, float cap, int64_t count, float *y) {
 
 /* ---------------------------------------------------------------- rotation */
 
-/* (a, b) turned by the angle of which c and s are cosine and sine. */
-SIMD_INLINE void turn(vec *a, vec *b, vec c, vec s) {
-    vec turned = v_fnma(*b, s, v_mul(*a, c));
-    *b = v_fma(*a, s, v_mul(*b, c));
-    *a = turned;
-}
-
 static void rope_halves(float *x, int half, const float *cos_sin) {
     FOR_LANES(i, lanes, half) {
         int n = (int)lanes;
         vec a = load_at(x, i, n), b = load_at(x, half + i, n);
-        turn(&a, &b, load_at(cos_sin, i, n), load_at(cos_sin, half + i, n));
-        store_at(x, i, n, a);
-        store_at(x, half + i, n, b);
+        vec c = load_at(cos_sin, i, n), s = load_at(cos_sin, half + i, n);
+        store_at(x, i, n, v_fnma(b, s, v_mul(a, c)));
+        store_at(x, half + i, n, v_fma(a, s, v_mul(b, c)));
     }
 }
 
-/* Neighbours: a few hundred elements per token, parting them one by one will do. */
+/* A few hundred elements per token: one pair after the other will do. */
 static void rope_neighbours(float *x, int half, const float *cos_sin) {
-    FOR_LANES(i, lanes, half) {
-        int n = (int)lanes;
-        float even[SIMD_LANES] = {0}, odd[SIMD_LANES] = {0}, *pair = x + 2 * i;
-        for (int j = 0; j < n; j++) even[j] = pair[2 * j], odd[j] = pair[2 * j + 1];
-        vec a = v_load(even), b = v_load(odd);
-        turn(&a, &b, load_at(cos_sin, i, n), load_at(cos_sin, half + i, n));
-        v_store(even, a);
-        v_store(odd, b);
-        for (int j = 0; j < n; j++) pair[2 * j] = even[j], pair[2 * j + 1] = odd[j];
+    for (int i = 0; i < half; i++) {
+        float a = x[2 * i], b = x[2 * i + 1], c = cos_sin[i], s = cos_sin[half + i];
+        x[2 * i] = lone_fma(-b, s, a * c);
+        x[2 * i + 1] = lone_fma(a, s, b * c);
     }
 }
 
 static void rope(float *x, int heads, int head_dim, int rot, bool neox, const float *cos_sin) {
-    for (int head = 0; head < heads; head++, x += head_dim) {
+    for (int head = 0; head < heads; head++) {
         if (neox)
-            rope_halves(x, rot / 2, cos_sin);
+            rope_halves(x + (int64_t)head * head_dim, rot / 2, cos_sin);
         else
-            rope_neighbours(x, rot / 2, cos_sin);
+            rope_neighbours(x + (int64_t)head * head_dim, rot / 2, cos_sin);
     }
 }
 

@@ -48,6 +48,9 @@ SIMD_INLINE vec v_div(vec a, vec b) {
 SIMD_INLINE vec v_fma(vec a, vec b, vec c) { /* a * b + c */
     return _mm256_fmadd_ps(a, b, c);
 }
+SIMD_INLINE float lone_fma(float a, float b, float c) {
+    return __builtin_fmaf(a, b, c);
+}
 SIMD_INLINE vec v_fnma(vec a, vec b, vec c) { /* c - a * b */
     return _mm256_fnmadd_ps(a, b, c);
 }

@@ -123,6 +123,9 @@ SIMD_INLINE vec v_div(vec a, vec b) {
 SIMD_INLINE vec v_fma(vec a, vec b, vec c) {
     return _mm512_fmadd_ps(a, b, c);
 }
+SIMD_INLINE float lone_fma(float a, float b, float c) {
+    return __builtin_fmaf(a, b, c);
+}
 SIMD_INLINE vec v_fnma(vec a, vec b, vec c) {
     return _mm512_fnmadd_ps(a, b, c);
 }

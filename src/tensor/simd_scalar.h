@@ -93,6 +93,9 @@ SIMD_INLINE vec v_fma(vec a, vec b, vec c) {
     return c;
 }
 #endif
+SIMD_INLINE float lone_fma(float a, float b, float c) {
+    return v_fma(v_set1(a), v_set1(b), v_set1(c))[0];
+}
 SIMD_INLINE vec v_fnma(vec a, vec b, vec c) { /* c - a * b */
     return v_fma((vec)((vec_bits)a ^ v_bits1(BITS_SIGN)), b, c);
 }

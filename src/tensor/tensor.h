@@ -8,14 +8,15 @@
  *   act8     activations quantised on the fly: per 32 columns 32 int8 values,
  *            one f32 scale and the sums that products need (`struct act8_block`).
  * `kernels_get()` picks the widest instruction set once (SHU_ISA=scalar|avx2|
- * avx512 forces one). Every table holds every kernel: what an instruction set
- * does not write itself is filled in from the scalar reference.
+ * avx512 forces one). Every table holds every kernel.
  *
  * The fixed-order rule. Each output element is reduced in one order that
  * depends only on its own row and column data: not on the number of threads,
  * on how work was cut into tiles, or on which other rows are in the batch. A
  * matrix product over one row gives bit for bit what the same row gives inside
- * a batch of 512. Different instruction sets may differ in the last bits.
+ * a batch of 512. The order is the same in every instruction set (kernels.h
+ * states it), so that scalar, AVX2 and AVX-512 kernels give the same bits; those of
+ * training (tensor/training.h) keep it within a set.
  */
 #ifndef TENSOR_H
 #define TENSOR_H
