@@ -3,11 +3,48 @@
 
 #include <string.h>
 
-/* ------------------------------------------------------------- used by the rules */
+/* ------------------------------------------------------------------ recomputing */
 
-node_id gradient_value(const struct graph *graph, node_id node) {
-    return graph->again[node] >= 0 ? graph->again[node] : node;
+/* Adds a forward node a second time, reading `inputs`. */
+static node_id add_again(struct graph *graph, node_id id, const node_id inputs[GRAPH_MAX_INPUTS], bool barrier) {
+    struct graph_node copy = *node_at(graph, id);
+    copy.barrier = barrier;
+    node_id again = node_add(graph, &copy, inputs, copy.inputs);
+    if (again >= 0) graph->again[id] = again;
+    return again;
 }
+
+/* Adds the nodes of a segment a second time, in their order; the first starts a wave, as otherwise they would run
+ * before the gradients of later segments have left memory. What nobody reads again, the plan leaves out. */
+static void emit_segment(struct graph *graph, const struct graph_segment *segment) {
+    bool barrier = true;
+    for (node_id id = segment->first; id < segment->last; id++) {
+        const struct graph_node *node = node_at(graph, id);
+        const struct graph_op *op = &op_table[node->kind];
+        if (op->leaf || op->acts) continue;
+        node_id inputs[GRAPH_MAX_INPUTS];
+        for (int i = 0; i < node->inputs; i++) {
+            inputs[i] = node->input[i];
+            if (graph->again[inputs[i]] >= 0) inputs[i] = graph->again[inputs[i]];
+        }
+        memcpy(graph->label, node->label, sizeof graph->label);
+        if (add_again(graph, id, inputs, barrier && !op->view) < 0) return;
+        barrier = barrier && op->view;
+    }
+}
+
+/* Activations and norms are quickly made once more from what their own gradients read anyway, so that only that is
+ * kept: of a feed-forward layer gate and up, but not their product. */
+node_id gradient_value(struct graph *graph, node_id id) {
+    if (graph->again[id] >= 0) return graph->again[id];
+    const struct graph_node node = *node_at(graph, id);
+    if (!op_table[node.kind].again || !node_at(graph, node.input[0])->learns) return id;
+    node_id inputs[GRAPH_MAX_INPUTS];
+    for (int i = 0; i < node.inputs; i++) inputs[i] = gradient_value(graph, node.input[i]);
+    return add_again(graph, id, inputs, false);
+}
+
+/* ------------------------------------------------------------- used by the rules */
 
 bool gradient_wanted(const struct graph *graph, node_id node) {
     return node_at(graph, node)->learns;
@@ -36,29 +73,6 @@ node_id gradient_receive(struct graph *graph, struct graph_node *template, const
     node_id id = node_add(graph, template, all, count);
     if (id >= 0) graph->nodes[parameter].received = id;
     return id;
-}
-
-/* ------------------------------------------------------------------ recomputing */
-
-/* Adds the nodes of a segment a second time, in their order; the first starts a wave, as otherwise they would run
- * before the gradients of later segments have left memory. What nobody reads again, the plan leaves out. */
-static void emit_segment(struct graph *graph, const struct graph_segment *segment) {
-    bool barrier = true;
-    for (node_id id = segment->first; id < segment->last; id++) {
-        const struct graph_op *op = &op_table[node_at(graph, id)->kind];
-        if (op->leaf || op->acts) continue;
-        struct graph_node copy = *node_at(graph, id);
-        for (int i = 0; i < copy.inputs; i++) copy.input[i] = gradient_value(graph, copy.input[i]);
-        memcpy(graph->label, copy.label, sizeof graph->label);
-        copy.barrier = barrier && !op->view;
-        barrier = barrier && op->view;
-        node_id again = node_add(graph, &copy,
-                                 (node_id[GRAPH_MAX_INPUTS]){copy.input[0], copy.input[1], copy.input[2], copy.input[3],
-                                                             copy.input[4], copy.input[5]},
-                                 copy.inputs);
-        if (again < 0) return;
-        graph->again[id] = again;
-    }
 }
 
 /* --------------------------------------------------------------------- the walk */

@@ -53,7 +53,7 @@ void gradient_of_softmax(struct graph *graph, node_id id, node_id dy) {
 
 void gradient_of_gated(struct graph *graph, node_id id, node_id dy) {
     const struct graph_node node = node_of(graph, id);
-    node_id values[3] = {dy, gradient_value(graph, node.input[0]), gradient_value(graph, node.input[1])};
+    node_id gate = gradient_value(graph, node.input[0]), values[3] = {dy, gate, gradient_value(graph, node.input[1])};
     node_id both = emit(graph, OP_GATED_BACK, node.params, values, 3);
     for (int i = 0; i < 2; i++)
         if (gradient_wanted(graph, node.input[i]))
@@ -163,12 +163,9 @@ void gradient_of_rope(struct graph *graph, node_id id, node_id dy) {
 
 void gradient_of_sdpa(struct graph *graph, node_id id, node_id dy) {
     const struct graph_node node = node_of(graph, id);
-    node_id values[6] = {dy,
-                         gradient_value(graph, node.input[0]),
-                         gradient_value(graph, node.input[1]),
-                         gradient_value(graph, node.input[2]),
-                         gradient_value(graph, id),
-                         node.input[3]};
+    node_id values[6] = {[0] = dy, [5] = node.input[3]};
+    for (int i = 0; i < 3; i++) values[1 + i] = gradient_value(graph, node.input[i]);
+    values[4] = gradient_value(graph, id);
     if (gradient_wanted(graph, node.input[0]))
         gradient_add(graph, node.input[0], emit(graph, OP_SDPA_BACK_Q, node.params, values, 6));
     if (!gradient_wanted(graph, node.input[1]) && !gradient_wanted(graph, node.input[2])) return;

@@ -78,6 +78,7 @@ struct graph_op {
     unsigned in_place;     /* bit i: the output may take the memory of input i */
     bool mixes_rows;       /* row-wise in its output, but reads any row of its inputs */
     bool leaf, view;       /* neither runs */
+    bool again;            /* cheaper to compute a second time than to keep: its own gradient reads its inputs anyway */
     bool acts;             /* runs for what it does elsewhere, whether its output is read or not */
     bool no_data;          /* has no output of its own; others name it to run after it, or to read what it borrows */
     graph_shape_fn *shape; /* checks inputs and parameters, sets dtype and shape; NULL: set by the builder */
@@ -133,8 +134,9 @@ size_t node_row_bytes(const struct graph_node *node);
 
 /* --------------------------------------------- gradients (gradient.c, gradient_rules.c) */
 
-/* For rules. The forward value of a node, as the backward pass reads it: computed again, if it was in a segment. */
-node_id gradient_value(const struct graph *graph, node_id node);
+/* For rules. The forward value of a node, as the backward pass reads it: computed again, if it was in a segment or
+ * costs little. */
+node_id gradient_value(struct graph *graph, node_id node);
 /* Whether the gradient of a node leads to a parameter. */
 bool gradient_wanted(const struct graph *graph, node_id node);
 /* What a node has received up to now (-1 = nothing); all of it anew; more of it. */

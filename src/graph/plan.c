@@ -59,7 +59,6 @@ enum { JOIN_NEW_STRAND = -1, JOIN_NEW_WAVE = -2 };
 static int find_strand(const struct graph *graph, const struct plan *plan, int id, int wave) {
     const struct graph_node *node = node_at(graph, id);
     int strand = JOIN_NEW_STRAND;
-    if (node->barrier) return JOIN_NEW_WAVE;
     for (int i = 0; i < node->inputs; i++) {
         node_id in = plan->node[node->input[i]].value;
         if (is_leaf(node_at(graph, in)) || plan->node[in].wave != wave) continue;
@@ -76,11 +75,14 @@ static int find_strand(const struct graph *graph, const struct plan *plan, int i
 }
 
 static void plan_waves(const struct graph *graph, struct plan *plan) {
+    bool barrier = true; /* one before a node that does not run counts for the next that does */
     for (int id = 0; id < graph->count; id++) {
         struct plan_node *at = &plan->node[id];
         at->strand = at->next = at->storage = -1;
+        barrier = barrier || node_at(graph, id)->barrier;
         if (!runs(graph, plan, id)) continue;
-        int strand = plan->waves ? find_strand(graph, plan, id, plan->waves - 1) : JOIN_NEW_WAVE;
+        int strand = barrier ? JOIN_NEW_WAVE : find_strand(graph, plan, id, plan->waves - 1);
+        barrier = false;
         if (strand == JOIN_NEW_WAVE) plan->wave[plan->waves++] = (struct graph_wave){.first_strand = plan->strands};
         if (strand < 0) {
             strand = plan->strands++;

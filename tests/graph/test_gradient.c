@@ -59,7 +59,7 @@ static void test_wrong_is_seen(void **state) {
     (void)state;
     struct pool *pool = new_pool(1);
     struct world world;
-    world_open(&world, build_element, &(struct element){OP_MUL, UNARY_SILU, 19}, 3, 0, false);
+    world_open(&world, build_element, &(struct element){OP_MUL, UNARY_SILU, 19}, 3, 0, AS_BUILT);
     assert_true(world_error(&world, pool, 0) <= GRADIENT_BOUND);
     assert_false(world_error(&world, pool, 0.005F) <= GRADIENT_BOUND);
     assert_false(world_error(&world, pool, -1) <= GRADIENT_BOUND);

@@ -95,8 +95,8 @@ static void test_decoder_gradients(void **state) {
 static void compare_networks(const struct network *a, const struct network *b) {
     struct world one, other;
     struct pool *pools[2] = {new_pool(1), new_pool(3)};
-    world_open(&one, build_network, a, 70, 33, false);
-    world_open(&other, build_network, b, 70, 33, false);
+    world_open(&one, build_network, a, 70, 33, AS_BUILT);
+    world_open(&other, build_network, b, 70, 33, AS_BUILT);
     for (int i = 0; i < 2; i++) assert_same_gradients(&one, pools[0], &other, pools[i]);
     assert_memory_equal(one.loss, other.loss, 33 * sizeof(float));
     for (int i = 0; i < 2; i++) pool_free(pools[i]);
@@ -132,11 +132,11 @@ static void test_part_rows(void **state) {
     (void)state;
     struct pool *pool = new_pool(2);
     struct world whole, parts;
-    world_open(&whole, build_network, &(struct network){1, true, false, false, DT_F32, 100}, 40, 33, false);
+    world_open(&whole, build_network, &(struct network){1, true, false, false, DT_F32, 100}, 40, 33, AS_BUILT);
     world_run(&whole, pool);
     static const int64_t sizes[] = {1, 7, 32, 33};
     for (int i = 0; i < 4; i++) {
-        world_open(&parts, build_network, &(struct network){1, true, false, false, DT_F32, sizes[i]}, 40, 33, false);
+        world_open(&parts, build_network, &(struct network){1, true, false, false, DT_F32, sizes[i]}, 40, 33, AS_BUILT);
         world_run(&parts, pool);
         double distance = gradient_distance(&whole, &parts);
         if (!(distance <= 1e-12)) fail_msg("parts of %d: %g", (int)sizes[i], distance);
@@ -160,8 +160,8 @@ static void test_micro_batches(void **state) {
     static const struct network network = {2, true, true, false, DT_F32, 10};
     struct pool *pool = new_pool(2);
     struct world whole, halves;
-    world_open(&whole, build_network, &network, ROWS, ROWS, false);
-    world_open(&halves, build_network, &network, ROWS, ROWS, false);
+    world_open(&whole, build_network, &network, ROWS, ROWS, AS_BUILT);
+    world_open(&halves, build_network, &network, ROWS, ROWS, AS_BUILT);
     /* inputs: tokens, positions, begin, picked, targets, weights */
     int32_t *picked = graph_data(whole.graph, whole.inputs[3].id);
     for (int i = 0; i < ROWS; i++) picked[i] = i;
@@ -186,7 +186,7 @@ static void test_no_loss_rows(void **state) {
     (void)state;
     struct pool *pool = new_pool(2);
     struct world world;
-    world_open(&world, build_network, &(struct network){1, true, false, false, DT_F32, 5}, 20, 13, false);
+    world_open(&world, build_network, &(struct network){1, true, false, false, DT_F32, 5}, 20, 13, AS_BUILT);
     run_graph(world.graph, pool, &(struct graph_step){.rows = 20, .gathered = 0});
     for (int i = 0; i < world.parameter_count; i++)
         for (int64_t k = 0; k < world.parameters[i].rows * world.parameters[i].cols; k++)
@@ -240,6 +240,23 @@ static void test_memory(void **state) {
     assert_true(frozen <= 5);
     assert_true(learning >= 32 && learning <= 36);
     assert_true(segments >= 10 && segments <= 17);
+}
+
+/* Norms, activations and dropout are computed again where a gradient reads them, and leave memory before the loss. */
+static void test_cheap_values_leave(void **state) {
+    (void)state;
+    struct world world;
+    world_open(&world, build_network, &(struct network){2, true, false, true, DT_F32, 100}, 20, 13, AS_BUILT);
+    const struct graph *graph = world.graph;
+    const struct plan *plan = &graph->plan;
+    int seen = 0;
+    for (node_id id = 0; id < graph->forward_count; id++) {
+        if (!op_table[node_at(graph, id)->kind].again) continue;
+        seen++;
+        assert_true(plan->node[id].last_use < plan->node[graph->forward_count - 1].wave);
+    }
+    assert_true(seen >= 10);
+    world_close(&world);
 }
 
 /* Parts of a loss come one after the other. */
@@ -471,7 +488,7 @@ static void test_bad_runs(void **state) {
     struct world world;
     struct shu_error err = {0};
     const struct graph_step step = {.rows = 20, .gathered = 13};
-    world_open(&world, build_network, &(struct network){1, false, false, false, DT_F32, 5}, 20, 13, false);
+    world_open(&world, build_network, &(struct network){1, false, false, false, DT_F32, 5}, 20, 13, AS_BUILT);
     static const struct {
         int input, at;
         int32_t value;
@@ -516,7 +533,7 @@ static void test_run_allocates_nothing(void **state) {
     (void)state;
     struct pool *pool = new_pool(2);
     struct world world;
-    world_open(&world, build_network, &(struct network){1, true, true, false, DT_F32, 5}, 20, 13, false);
+    world_open(&world, build_network, &(struct network){1, true, true, false, DT_F32, 5}, 20, 13, AS_BUILT);
     fault_arm(FAULT_ALLOC, LONG_MAX);
     for (int i = 0; i < 3; i++) world_run(&world, pool);
     assert_int_equal(fault_count(FAULT_ALLOC), 0);
@@ -563,12 +580,19 @@ static void test_allocation_failures(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_decoder_gradients),   cmocka_unit_test(test_recompute),
-        cmocka_unit_test(test_part_rows),           cmocka_unit_test(test_micro_batches),
-        cmocka_unit_test(test_no_loss_rows),        cmocka_unit_test(test_memory),
-        cmocka_unit_test(test_loss_memory),         cmocka_unit_test(test_bad_networks),
-        cmocka_unit_test(test_bad_backward),        cmocka_unit_test(test_bad_runs),
-        cmocka_unit_test(test_loss_rows),           cmocka_unit_test(test_run_allocates_nothing),
+        cmocka_unit_test(test_decoder_gradients),
+        cmocka_unit_test(test_recompute),
+        cmocka_unit_test(test_part_rows),
+        cmocka_unit_test(test_micro_batches),
+        cmocka_unit_test(test_no_loss_rows),
+        cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_cheap_values_leave),
+        cmocka_unit_test(test_loss_memory),
+        cmocka_unit_test(test_bad_networks),
+        cmocka_unit_test(test_bad_backward),
+        cmocka_unit_test(test_bad_runs),
+        cmocka_unit_test(test_loss_rows),
+        cmocka_unit_test(test_run_allocates_nothing),
         cmocka_unit_test(test_allocation_failures),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
