@@ -3,15 +3,7 @@
 
 #include "tensor/training_tables.h"
 
-#define GEMM_ROWS 6
-#if defined(SHU_COMPACT_KERNELS)
-#define UNROLL_16
-#elif defined(__clang__)
-#define UNROLL_16 _Pragma("unroll(16)")
-#else
-#define UNROLL_16 _Pragma("GCC unroll 16")
-#endif
-
+#define MICRO_ROWS 6
 #include "tensor/gemm_simd.h"
 
 void gemm_avx2(const struct gemm_args *args, int64_t m0, int64_t m1, int64_t n0, int64_t n1, void *scratch) {

@@ -1,8 +1,8 @@
 /* Products of training over the vocabulary of simd_*.h; included by gemm_avx2.c and gemm_avx512.c, which define
- * GEMM_ROWS and name the function.
+ * MICRO_ROWS and name the function.
  *
  * A tile of b (GEMM_DEPTH x GEMM_COLS) is decoded and packed into panels of two vectors' width, which stay in the
- * second-level cache while all rows of a pass by. The microkernel holds GEMM_ROWS x 2 vectors of c in registers and
+ * second-level cache while all rows of a pass by. The microkernel holds MICRO_ROWS x 2 vectors of c in registers and
  * reads a panel (16 KiB) from the first-level cache and a by broadcasts from where it lies. Only where neighbours in
  * a are apart along k (dW = dy^T x) a is copied, GEMM_A_ROWS at a time, so that a page is not touched per element.
  *
@@ -10,12 +10,12 @@
 #include "tensor/decode.h"
 #include "tensor/gemm.h"
 #include "tensor/kernels.h"
+#include "tensor/micro_simd.h"
 #include "tensor/pack_avx2.h"
 
-#define GEMM_WIDTH (2 * SIMD_LANES)
-#define GEMM_PANEL (GEMM_WIDTH * GEMM_DEPTH + GEMM_LINE) /* from a panel to the next */
-#define GEMM_GROUP (GEMM_ROWS * GEMM_DEPTH + GEMM_LINE)  /* from GEMM_ROWS packed rows of a to the next */
-#define ROW_STEP   (GEMM_DEPTH + GEMM_LINE)              /* between decoded rows: no power of two */
+#define GEMM_PANEL (MICRO_WIDTH * GEMM_DEPTH + GEMM_LINE) /* from a panel to the next */
+#define GEMM_GROUP (MICRO_ROWS * GEMM_DEPTH + GEMM_LINE)  /* from MICRO_ROWS packed rows of a to the next */
+#define ROW_STEP   (GEMM_DEPTH + GEMM_LINE)               /* between decoded rows: no power of two */
 
 struct tile {
     int64_t n0, cols, k0, depth;
@@ -46,29 +46,27 @@ static void b_prefetch(const struct gemm_args *args, int64_t row, int64_t rows_e
 
 /* Rows of b are rows of the panels. */
 static void pack_plain(const struct gemm_args *args, struct tile tile, struct gemm_scratch *scratch) {
-    bool in_place = args->b_dtype == DT_F32 && tile.cols % 8 == 0;
-    for (int64_t i = tile.cols; i < ROW_STEP; i++) scratch->rows[i] = 0;
     for (int64_t k = 0; k < tile.depth; k++) {
         const float *row = scratch->rows;
         b_prefetch(args, tile.k0 + k + AHEAD, tile.k0 + tile.depth, tile.n0, tile.cols);
-        if (in_place)
+        if (args->b_dtype == DT_F32)
             row = (const float *)(const void *)b_at(args, tile.k0 + k, tile.n0);
         else
             b_decode(args, tile.k0 + k, tile.n0, tile.cols, scratch->rows);
-        pack_row(row, tile.cols, scratch->b + k * GEMM_WIDTH, GEMM_WIDTH, GEMM_PANEL);
+        pack_row(row, tile.cols, scratch->b + k * MICRO_WIDTH, MICRO_WIDTH, GEMM_PANEL);
     }
 }
 
 /* Rows of b are columns of the panels: eight at a time are decoded and turned. */
 static void pack_turned(const struct gemm_args *args, struct tile tile, struct gemm_scratch *scratch) {
-    int64_t depth = (tile.depth + 7) / 8 * 8, padded = (tile.cols + GEMM_WIDTH - 1) / GEMM_WIDTH * GEMM_WIDTH;
+    int64_t depth = (tile.depth + 7) / 8 * 8, padded = (tile.cols + MICRO_WIDTH - 1) / MICRO_WIDTH * MICRO_WIDTH;
     bool f32 = args->b_dtype == DT_F32 && depth == tile.depth && args->b_row_bytes % sizeof(float) == 0;
     for (int64_t n = 0; n < padded; n += 8) {
-        float *to = scratch->b + n / GEMM_WIDTH * GEMM_PANEL + n % GEMM_WIDTH;
+        float *to = scratch->b + n / MICRO_WIDTH * GEMM_PANEL + n % MICRO_WIDTH;
         for (int i = 0; i < 8; i++) b_prefetch(args, tile.n0 + n + i + AHEAD, tile.n0 + tile.cols, tile.k0, tile.depth);
         if (f32 && n + 8 <= tile.cols) {
             const float *rows = (const float *)(const void *)b_at(args, tile.n0 + n, tile.k0);
-            pack_columns(rows, (int64_t)(args->b_row_bytes / sizeof(float)), depth, to, GEMM_WIDTH);
+            pack_columns(rows, (int64_t)(args->b_row_bytes / sizeof(float)), depth, to, MICRO_WIDTH);
             continue;
         }
         for (int i = 0; i < 8; i++) {
@@ -77,20 +75,20 @@ static void pack_turned(const struct gemm_args *args, struct tile tile, struct g
             if (valid > 0) b_decode(args, tile.n0 + n + i, tile.k0, valid, row);
             for (int64_t k = valid; k < depth; k++) row[k] = 0;
         }
-        pack_columns(scratch->rows, ROW_STEP, depth, to, GEMM_WIDTH);
+        pack_columns(scratch->rows, ROW_STEP, depth, to, MICRO_WIDTH);
     }
 }
 
 /* ------------------------------------------------------------- packing of a */
 
-/* Rows m, m + 1, … lie side by side: groups of GEMM_ROWS, each [depth][GEMM_ROWS]. Whole registers are stored: what
+/* Rows m, m + 1, … lie side by side: groups of MICRO_ROWS, each [depth][MICRO_ROWS]. Whole registers are stored: what
  * goes beyond a line is overwritten by the next one, beyond a group it falls into the gap. */
 static void pack_a(const float *a, int64_t a_col, int64_t rows, int64_t depth, float *out) {
     for (int64_t k = 0; k < depth; k++, a += a_col) {
-        float *to = out + k * GEMM_ROWS;
+        float *to = out + k * MICRO_ROWS;
         if (k + AHEAD < depth)
             for (int64_t i = 0; i < rows; i += GEMM_LINE) __builtin_prefetch(a + AHEAD * a_col + i);
-        for (int64_t first = 0; first < rows; first += GEMM_ROWS, to += GEMM_GROUP) {
+        for (int64_t first = 0; first < rows; first += MICRO_ROWS, to += GEMM_GROUP) {
             int64_t left = rows - first;
             if (left >= SIMD_LANES)
                 v_store(to, v_load(a + first));
@@ -100,98 +98,15 @@ static void pack_a(const float *a, int64_t a_col, int64_t rows, int64_t depth, f
     }
 }
 
-/* --------------------------------------------------------------- microkernel */
-
-/* One panel against rows of a: where the results go. */
-struct strip {
-    const float *b;
-    int64_t depth;
-    int cols; /* of the panel */
-    bool start;
-    int64_t prefetch; /* a is new: distance to the rows that come next, else 0 */
-    float alpha;
-    const float *bias; /* of the panel's first column, or NULL */
-    float *c;
-    int64_t c_row;
-};
-
-SIMD_INLINE vec strip_load(const struct strip *strip, const float *c, int v) {
-    int left = strip->cols - v * SIMD_LANES;
-    const float *from = strip->start ? strip->bias : c;
-    if (!from || left <= 0) return v_set1(0.0f);
-    return left >= SIMD_LANES ? v_load(from + v * SIMD_LANES) : v_load_part(from + v * SIMD_LANES, left);
-}
-
-SIMD_INLINE void strip_store(const struct strip *strip, float *c, int v, vec value) {
-    int left = strip->cols - v * SIMD_LANES;
-    if (left >= SIMD_LANES)
-        v_store(c + v * SIMD_LANES, value);
-    else if (left > 0)
-        v_store_part(c + v * SIMD_LANES, left, value);
-}
-
-/* `rows` x GEMM_WIDTH elements of c, from row `row` on. */
-SIMD_INLINE void micro(const int rows, const struct strip *strip, int64_t row, const float *a, const int64_t a_row,
-                       const int64_t a_col) {
-    const float *b = strip->b;
-    float *c = strip->c + row * strip->c_row;
-    vec sum[GEMM_ROWS][2];
-    UNROLL_16 for (int r = 0; r < rows; r++) {
-        sum[r][0] = sum[r][1] = v_set1(0.0f);
-        __builtin_prefetch(c + r * strip->c_row, 1);
-    }
-    const float *third[(GEMM_ROWS + 2) / 3]; /* every third row: x86 addresses the two after it from here */
-    UNROLL_16 for (int r = 0; r < rows; r += 3) third[r / 3] = a + r * a_row;
-    for (int64_t k = 0; k < strip->depth;) {
-        int64_t line = k + GEMM_LINE < strip->depth ? k + GEMM_LINE : strip->depth;
-        if (strip->prefetch)
-            UNROLL_16 for (int r = 0; r < rows; r++) __builtin_prefetch(third[r / 3] + r % 3 * a_row + strip->prefetch);
-        UNROLL_4 for (; k < line; k++) {
-            vec left = v_load(b), right = v_load(b + SIMD_LANES);
-            UNROLL_16 for (int r = 0; r < rows; r++) {
-                vec factor = v_set1(third[r / 3][r % 3 * a_row]);
-                sum[r][0] = v_fma(factor, left, sum[r][0]);
-                sum[r][1] = v_fma(factor, right, sum[r][1]);
-            }
-            UNROLL_16 for (int r = 0; r < rows; r += 3) third[r / 3] += a_col;
-            b += GEMM_WIDTH;
-        }
-    }
-    vec alpha = v_set1(strip->alpha);
-    UNROLL_16 for (int r = 0; r < rows; r++, c += strip->c_row) {
-        vec left = v_fma(alpha, sum[r][0], strip_load(strip, c, 0));
-        vec right = v_fma(alpha, sum[r][1], strip_load(strip, c, 1));
-        strip_store(strip, c, 0, left);
-        strip_store(strip, c, 1, right);
-    }
-}
-
-/* The last rows, fewer than GEMM_ROWS: heights 8, 4, 2, 1. */
-#define MICRO_HEIGHT(height, a_row, a_col)                                                                             \
-    if ((height) < GEMM_ROWS && rows - row >= (height)) {                                                              \
-        micro((height) < GEMM_ROWS ? (height) : 1, strip, row, a, a_row, a_col);                                       \
-        row += (height), a += (height) * (a_row);                                                                      \
-    }
+/* --------------------------------------------------------------------- tiles */
 
 static void strip_direct(const struct strip *strip, int64_t rows, const float *a, int64_t a_row) {
-    int64_t row = 0;
-    for (; row + GEMM_ROWS <= rows; row += GEMM_ROWS, a += GEMM_ROWS * a_row) micro(GEMM_ROWS, strip, row, a, a_row, 1);
-    MICRO_HEIGHT(8, a_row, 1)
-    MICRO_HEIGHT(4, a_row, 1)
-    MICRO_HEIGHT(2, a_row, 1)
-    MICRO_HEIGHT(1, a_row, 1)
+    STRIP_ROWS(a_row, 1, MICRO_ROWS * a_row)
 }
 
 static void strip_packed(const struct strip *strip, int64_t rows, const float *a) {
-    int64_t row = 0;
-    for (; row + GEMM_ROWS <= rows; row += GEMM_ROWS, a += GEMM_GROUP) micro(GEMM_ROWS, strip, row, a, 1, GEMM_ROWS);
-    MICRO_HEIGHT(8, 1, GEMM_ROWS)
-    MICRO_HEIGHT(4, 1, GEMM_ROWS)
-    MICRO_HEIGHT(2, 1, GEMM_ROWS)
-    MICRO_HEIGHT(1, 1, GEMM_ROWS)
+    STRIP_ROWS(1, MICRO_ROWS, GEMM_GROUP)
 }
-
-/* --------------------------------------------------------------------- tiles */
 
 static int64_t smaller(int64_t a, int64_t b) {
     return a < b ? a : b;
@@ -203,11 +118,11 @@ static void block_times(const struct gemm_args *args, struct tile tile, int64_t 
     const float *a = args->a + m * args->a_row + tile.k0 * args->a_col;
     bool direct = args->a_col == 1;
     if (!direct) pack_a(a, args->a_col, rows, tile.depth, scratch->a);
-    for (int64_t n = 0; n < tile.cols; n += GEMM_WIDTH) {
-        struct strip strip = {.b = scratch->b + n / GEMM_WIDTH * GEMM_PANEL,
+    for (int64_t n = 0; n < tile.cols; n += MICRO_WIDTH) {
+        struct strip strip = {.b = scratch->b + n / MICRO_WIDTH * GEMM_PANEL,
                               .depth = tile.depth,
-                              .cols = (int)smaller(tile.cols - n, GEMM_WIDTH),
-                              .prefetch = direct && n == 0 ? GEMM_ROWS * args->a_row : 0,
+                              .cols = (int)smaller(tile.cols - n, MICRO_WIDTH),
+                              .prefetch = direct && n == 0 ? MICRO_ROWS * args->a_row : 0,
                               .start = tile.k0 == 0 && !args->accumulate,
                               .alpha = args->alpha,
                               .bias = args->bias ? args->bias + tile.n0 + n : NULL,

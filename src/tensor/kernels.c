@@ -21,7 +21,7 @@ static struct kernels tables[ISA_COUNT]; /* isa NULL = not available here */
 static pthread_once_t tables_once = PTHREAD_ONCE_INIT;
 
 static void table_build(enum isa isa, const char *name, const struct matmul_table *matmul, const struct ops_table *ops,
-                        const struct attention_table *attention) {
+                        const struct attention_table *attention, const struct training_kernels *training) {
     struct kernels k = {.isa = name, .lanes = matmul->lanes, .act8_quantize = matmul->act8_quantize};
     for (int i = 0; i < DT_COUNT; i++) k.matmul[i] = matmul->matmul[i];
     k.rms_norm = ops->rms_norm;
@@ -36,7 +36,7 @@ static void table_build(enum isa isa, const char *name, const struct matmul_tabl
     k.rope = ops->rope;
     k.kv_store = attention->kv_store;
     k.attention = attention->attention;
-    k.training = training_scalar;
+    k.training = *training;
     tables[isa] = k;
 }
 
@@ -59,20 +59,18 @@ static bool cpu_has_avx512(void) {
 #endif
 
 static void tables_build(void) {
-    table_build(ISA_SCALAR, "scalar", &matmul_scalar, &ops_scalar, &attention_scalar);
+    table_build(ISA_SCALAR, "scalar", &matmul_scalar, &ops_scalar, &attention_scalar, &training_scalar);
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if (cpu_has_avx2()) {
-        table_build(ISA_AVX2, "avx2", &matmul_avx2, &ops_avx2, &attention_avx2);
-        tables[ISA_AVX2].training.gemm[GEMM_F32] = tables[ISA_AVX2].training.gemm[GEMM_BF16] = gemm_avx2;
-    }
+    if (cpu_has_avx2()) table_build(ISA_AVX2, "avx2", &matmul_avx2, &ops_avx2, &attention_avx2, &training_avx2);
     if (cpu_has_avx512()) {
-        table_build(ISA_AVX512, "avx512", &matmul_avx512, &ops_avx512, &attention_avx512);
+        table_build(ISA_AVX512, "avx512", &matmul_avx512, &ops_avx512, &attention_avx512, &training_avx2);
         return;
     }
 #ifdef SHU_EMULATE_AVX512
     if (cpu_has_avx2())
-        table_build(ISA_AVX512, "avx512", &matmul_avx512_emulated, &ops_avx512_emulated, &attention_avx512_emulated);
+        table_build(ISA_AVX512, "avx512", &matmul_avx512_emulated, &ops_avx512_emulated, &attention_avx512_emulated,
+                    &training_avx2);
 #endif
 #endif
 }

@@ -9,13 +9,20 @@
 
 #include "tensor/kernels.h"
 
-/* One row of `cols` values (`cols` up to the next multiple of 8 are readable) into its place in every panel, panels
- * being `stride` values apart. Columns from cols to the end of the last panel become zero. */
+/* Up to 8 values, zeros behind them; nothing beyond is touched. */
+INLINE __m256 pack_load(const float *from, int64_t count) {
+    if (count >= 8) return _mm256_loadu_ps(from);
+    __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_maskload_ps(from, _mm256_cmpgt_epi32(_mm256_set1_epi32((int)count), lane));
+}
+
+/* One row of `cols` values into its place in every panel, panels being `stride` values apart. Columns from cols to the
+ * end of the last panel become zero. */
 INLINE void pack_row(const float *row, int64_t cols, float *to, int width, int64_t stride) {
     for (int64_t first = 0; first < cols; first += width, to += stride) {
         for (int i = 0; i < width; i += 8) {
-            __m256 value = first + i < cols ? _mm256_loadu_ps(row + first + i) : _mm256_setzero_ps();
-            _mm256_storeu_ps(to + i, value);
+            int64_t left = cols - first - i;
+            _mm256_storeu_ps(to + i, left > 0 ? pack_load(row + first + i, left) : _mm256_setzero_ps());
         }
     }
 }

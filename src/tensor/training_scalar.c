@@ -112,7 +112,7 @@ static float cross_entropy(float *logits, int64_t count, int32_t target, float w
     for (int64_t i = 0; i < count; i++)
         if (logits[i] > max) max = logits[i];
     for (int64_t i = 0; i < count; i++) sum += exp((double)logits[i] - (double)max);
-    float loss = (float)(log(sum) + (double)max - (double)logits[target]);
+    float loss = (float)(log(sum) + ((double)max - (double)logits[target]));
     if (!gradient) return loss;
     double factor = (double)weight / sum;
     for (int64_t i = 0; i < count; i++) logits[i] = (float)(exp((double)logits[i] - (double)max) * factor);

@@ -8,7 +8,7 @@
 
 #include "tensor/tensor.h"
 
-extern const struct training_kernels training_scalar;
+extern const struct training_kernels training_scalar, training_avx2;
 
 /* The products and attention of the scalar reference; the rest of training_scalar is in training_scalar.c. */
 void gemm_scalar(const struct gemm_args *args, int64_t m0, int64_t m1, int64_t n0, int64_t n1, void *scratch);
@@ -16,7 +16,11 @@ void sdpa_forward_scalar(const struct sdpa_args *args, int64_t row0, int64_t row
 void sdpa_backward_q_scalar(const struct sdpa_args *args, int64_t row0, int64_t row1, int kv_head, void *scratch);
 void sdpa_backward_kv_scalar(const struct sdpa_args *args, int64_t row0, int64_t row1, int kv_head, void *scratch);
 
+/* The same for AVX2, and the rest in training_avx2.c. */
 void gemm_avx2(const struct gemm_args *args, int64_t m0, int64_t m1, int64_t n0, int64_t n1, void *scratch);
+void sdpa_forward_avx2(const struct sdpa_args *args, int64_t row0, int64_t row1, int kv_head, void *scratch);
+void sdpa_backward_q_avx2(const struct sdpa_args *args, int64_t row0, int64_t row1, int kv_head, void *scratch);
+void sdpa_backward_kv_avx2(const struct sdpa_args *args, int64_t row0, int64_t row1, int kv_head, void *scratch);
 
 /* ----------------------------------------------------------------- numbers by counter */
 
