@@ -45,8 +45,8 @@ def compare(row, args):
 
 
 def table(results):
-    lines = ["| what | type | shu tok/s min/med/max | PyTorch min/med/max | ratio | bar | shu peak GB | PyTorch peak GB | "
-             "share | bar |", "|---|---|---|---|---|---|---|---|---|---|"]
+    lines = ["| what | type | shu tok/s min/med/max | PyTorch min/med/max | ratio | bar | shu peak GB | "
+             "PyTorch peak GB | share | bar |", "|---|---|---|---|---|---|---|---|---|---|"]
     for row, samples in results.items():
         _, _, least, most = ROWS[row]
         for dtype in sorted({s["dtype"] for s in samples}):
@@ -55,8 +55,8 @@ def table(results):
             theirs = [statistics.median(s["torch"]["train_tok_per_s"]) for s in mine]
             peaks = [max(s[side]["peak_rss_bytes"] for s in mine) / 1e9 for side in ("shu", "torch")]
             ratio = statistics.median(ours) / statistics.median(theirs)
-            lines.append(f"| {row} | {dtype} | {peers.spread(ours)} | {peers.spread(theirs)} | {ratio:.2f} | >= {least} | "
-                         f"{peaks[0]:.2f} | {peaks[1]:.2f} | {peaks[0] / peaks[1]:.0%} | <= {most:.0%} |")
+            lines.append(f"| {row} | {dtype} | {peers.spread(ours)} | {peers.spread(theirs)} | {ratio:.2f} | "
+                         f">= {least} | {peaks[0]:.2f} | {peaks[1]:.2f} | {peaks[0] / peaks[1]:.0%} | <= {most:.0%} |")
     return lines
 
 
