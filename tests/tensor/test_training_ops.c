@@ -116,6 +116,7 @@ static void check_case(const struct kernels *k, int op, int64_t n, struct rng *r
     double factor = op <= OP_LAYER_PLAIN ? 1 / sqrt(square / (double)n) : 1;
     for (int64_t i = 0; i < n; i++) {
         double off = (double)((float *)dx.data)[i] - want[i], size = factor * (double)((float *)dy.data)[i];
+        size *= fmax(1, fabs((double)((float *)b.data)[i]));
         error += off * off, energy += want[i] * want[i] + 0.1 * size * size; /* what cancels is judged by its parts */
     }
     if (!(error <= 2e-12 * energy)) fail_msg("%s op %d size %lld: %g", k->isa, op, (long long)n, error / energy);
