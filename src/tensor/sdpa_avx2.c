@@ -81,27 +81,55 @@ static void strip_columns(const struct strip *strip, int64_t rows, const float *
     STRIP_ROWS(1, SDPA_BLOCK, MICRO_ROWS)
 }
 
-/* score [unit rows, block] = x (rows of dim values) times turned panels. */
-static void scores(const float *x, int64_t x_row, int rows, const float *panels, int cols, int dim, float *score) {
+/* A tile of rows against keys. Row i sees no key j > i - lag, so nothing is computed there: a third of the work of a
+ * short sequence lies beyond the diagonal. */
+struct tile {
+    int rows, keys, lag;
+};
+
+static int clamp(int x, int most) {
+    return x < 0 ? 0 : x > most ? most : x;
+}
+
+/* score [rows, keys] = x (rows of dim values) times turned panels. Beyond the diagonal it keeps what it held. */
+static void scores(struct tile tile, const float *x, int64_t x_row, const float *panels, int dim, float *score) {
     int padded = (dim + 7) / 8 * 8;
-    for (int col = 0; col < cols; col += MICRO_WIDTH, panels += padded * MICRO_WIDTH) {
+    for (int col = 0; col < tile.keys; col += MICRO_WIDTH, panels += padded * MICRO_WIDTH) {
+        int from = clamp(col + tile.lag, tile.rows);
         struct strip strip = {.b = panels, .depth = dim, .cols = MICRO_WIDTH, .start = true, .alpha = 1};
-        strip.c = score + col, strip.c_row = SDPA_BLOCK;
-        strip_rows(&strip, rows, x, x_row);
+        strip.c = score + from * SDPA_BLOCK + col, strip.c_row = SDPA_BLOCK;
+        strip_rows(&strip, tile.rows - from, x + from * x_row, x_row);
     }
 }
 
-/* to [rows, dim] += weight [rows, depth] times panels of `depth` rows; turned: weight is [depth, rows]. */
-static void add_weighted(const float *weight, bool turned, int rows, int depth, const float *panels, int dim, float *to,
+/* Rows of the result whose sums begin or end together at the diagonal. */
+#define STEP (2 * MICRO_ROWS)
+
+/* to [rows, dim] += weight [rows, keys] times panels of the keys' values. */
+static void add_weighted(struct tile tile, const float *weight, const float *panels, int dim, float *to,
                          int64_t to_row) {
     for (int col = 0; col < dim; col += MICRO_WIDTH, panels += SDPA_BLOCK * MICRO_WIDTH) {
-        int left = dim - col;
-        struct strip strip = {.b = panels, .depth = depth, .cols = left < MICRO_WIDTH ? left : MICRO_WIDTH, .alpha = 1};
-        strip.c = to + col, strip.c_row = to_row;
-        if (turned)
-            strip_columns(&strip, rows, weight);
-        else
-            strip_rows(&strip, rows, weight, SDPA_BLOCK);
+        struct strip strip = {.b = panels, .cols = clamp(dim - col, MICRO_WIDTH), .alpha = 1, .c_row = to_row};
+        for (int row = 0; row < tile.rows; row += STEP) {
+            int rows = clamp(tile.rows - row, STEP);
+            strip.depth = clamp(row + rows - tile.lag, tile.keys);
+            strip.c = to + row * to_row + col;
+            strip_rows(&strip, rows, weight + row * SDPA_BLOCK, SDPA_BLOCK);
+        }
+    }
+}
+
+/* to [keys, dim] += weight [rows, keys], turned, times panels of the rows' values. */
+static void add_turned(struct tile tile, const float *weight, const float *panels, int dim, float *to, int64_t to_row) {
+    for (int col = 0; col < dim; col += MICRO_WIDTH, panels += SDPA_BLOCK * MICRO_WIDTH) {
+        struct strip strip = {.cols = clamp(dim - col, MICRO_WIDTH), .alpha = 1, .c_row = to_row};
+        for (int key = 0; key < tile.keys; key += STEP) {
+            int from = clamp(key + tile.lag, tile.rows);
+            strip.depth = tile.rows - from;
+            strip.b = panels + from * MICRO_WIDTH;
+            strip.c = to + key * to_row + col;
+            strip_columns(&strip, clamp(tile.keys - key, STEP), weight + from * SDPA_BLOCK + key);
+        }
     }
 }
 
@@ -193,11 +221,16 @@ static float row_softmax(const struct sdpa_args *args, struct seen seen, int col
     return shrink;
 }
 
+static struct tile tile_of(const struct unit *unit, struct block rows, struct block keys) {
+    return (struct tile){rows.rows, keys.rows, unit->args->causal ? (int)(keys.first - rows.first) : -SDPA_BLOCK};
+}
+
 static void block_forward(const struct unit *unit, struct block keys, int index) {
     const struct sdpa_args *args = unit->args;
     const struct sdpa_scratch *scratch = &unit->scratch;
+    struct tile tile = tile_of(unit, (struct block){unit->row0, unit->rows}, keys);
     int head = unit->head0 + index, dim = unit->dim, cols = (keys.rows + MICRO_WIDTH - 1) / MICRO_WIDTH * MICRO_WIDTH;
-    scores(args->q + place(args->q_row, unit->row0, head, dim), args->q_row, unit->rows, scratch->panels[0], cols, dim,
+    scores(tile, args->q + place(args->q_row, unit->row0, head, dim), args->q_row, scratch->panels[0], dim,
            scratch->score);
     for (int row = 0; row < unit->rows; row++) {
         struct seen seen = seen_in(sdpa_keys(args, unit->sequence, unit->row0 + row), keys);
@@ -210,8 +243,8 @@ static void block_forward(const struct unit *unit, struct block keys, int index)
         float shrink = row_softmax(args, seen, cols, p, scratch->max + state, scratch->sum + state);
         if (shrink != 1) rows_scale(args->out + place(args->out_row, unit->row0 + row, head, dim), dim, shrink);
     }
-    add_weighted(scratch->score, false, unit->rows, keys.rows, scratch->panels[1], dim,
-                 args->out + place(args->out_row, unit->row0, head, dim), args->out_row);
+    add_weighted(tile, scratch->score, scratch->panels[1], dim, args->out + place(args->out_row, unit->row0, head, dim),
+                 args->out_row);
 }
 
 /* Block of the sequence's rows that starts at `start`, cut to `range`. */
@@ -270,22 +303,24 @@ static void row_backward(const struct sdpa_args *args, struct seen seen, int col
     }
 }
 
-/* Tiles of `rows` queries from `row` on against `keys`: weights in score, gradients in d_score. Panels 0 and 1 hold the
- * keys and values, turned. */
-static void tile_backward(const struct unit *unit, int64_t row, int rows, struct block keys, int head) {
+/* Rows against keys: weights in score, gradients in d_score. Panels 0 and 1 hold the keys and values, turned. */
+static struct tile tile_backward(const struct unit *unit, struct block rows, struct block keys, int head) {
     const struct sdpa_args *args = unit->args;
     const struct sdpa_scratch *scratch = &unit->scratch;
+    struct tile tile = tile_of(unit, rows, keys);
     int dim = unit->dim, cols = (keys.rows + MICRO_WIDTH - 1) / MICRO_WIDTH * MICRO_WIDTH;
-    const float *d_out = args->d_out + place(args->d_out_row, row, head, dim);
-    scores(args->q + place(args->q_row, row, head, dim), args->q_row, rows, scratch->panels[0], cols, dim,
+    const float *d_out = args->d_out + place(args->d_out_row, rows.first, head, dim);
+    scores(tile, args->q + place(args->q_row, rows.first, head, dim), args->q_row, scratch->panels[0], dim,
            scratch->score);
-    scores(d_out, args->d_out_row, rows, scratch->panels[1], cols, dim, scratch->d_score);
-    for (int i = 0; i < rows; i++) {
-        struct seen seen = seen_in(sdpa_keys(args, unit->sequence, row + i), keys);
-        float delta = row_dot(d_out + i * args->d_out_row, args->out + place(args->out_row, row + i, head, dim), dim);
-        row_backward(args, seen, cols, args->lse[(row + i) * args->lse_row + head], delta,
-                     scratch->score + i * SDPA_BLOCK, scratch->d_score + i * SDPA_BLOCK);
+    scores(tile, d_out, args->d_out_row, scratch->panels[1], dim, scratch->d_score);
+    for (int i = 0; i < rows.rows; i++) {
+        int64_t row = rows.first + i;
+        struct seen seen = seen_in(sdpa_keys(args, unit->sequence, row), keys);
+        float delta = row_dot(d_out + i * args->d_out_row, args->out + place(args->out_row, row, head, dim), dim);
+        row_backward(args, seen, cols, args->lse[row * args->lse_row + head], delta, scratch->score + i * SDPA_BLOCK,
+                     scratch->d_score + i * SDPA_BLOCK);
     }
+    return tile;
 }
 
 static void pack_keys_values(const struct unit *unit, struct block keys) {
@@ -307,8 +342,8 @@ void sdpa_backward_q_avx2(const struct sdpa_args *args, int64_t row0, int64_t ro
         pack_keys_values(&unit, block);
         pack_rows(args->k + place(args->k_row, at, kv_head, dim), args->k_row, block.rows, dim, unit.scratch.panels[2]);
         for (int head = unit.head0; head < unit.head0 + unit.group; head++) {
-            tile_backward(&unit, row0, unit.rows, block, head);
-            add_weighted(unit.scratch.d_score, false, unit.rows, block.rows, unit.scratch.panels[2], dim,
+            struct tile tile = tile_backward(&unit, (struct block){row0, unit.rows}, block, head);
+            add_weighted(tile, unit.scratch.d_score, unit.scratch.panels[2], dim,
                          args->dq + place(args->dq_row, row0, head, dim), args->dq_row);
         }
     }
@@ -328,11 +363,11 @@ void sdpa_backward_kv_avx2(const struct sdpa_args *args, int64_t row0, int64_t r
     for (int64_t at = sdpa_block_start(unit.sequence, rows.first); at < rows.last; at += SDPA_BLOCK) {
         struct block block = block_at(at, rows);
         for (int head = unit.head0; head < unit.head0 + unit.group; head++) {
-            tile_backward(&unit, at, block.rows, keys, head);
+            struct tile tile = tile_backward(&unit, block, keys, head);
             pack_rows(args->d_out + place(args->d_out_row, at, head, dim), args->d_out_row, block.rows, dim, panels[2]);
             pack_rows(args->q + place(args->q_row, at, head, dim), args->q_row, block.rows, dim, panels[3]);
-            add_weighted(unit.scratch.score, true, unit.rows, block.rows, panels[2], dim, dv, args->dv_row);
-            add_weighted(unit.scratch.d_score, true, unit.rows, block.rows, panels[3], dim, dk, args->dk_row);
+            add_turned(tile, unit.scratch.score, panels[2], dim, dv, args->dv_row);
+            add_turned(tile, unit.scratch.d_score, panels[3], dim, dk, args->dk_row);
         }
     }
 }
