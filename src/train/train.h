@@ -168,6 +168,7 @@ const struct trainset_report *trainer_data(const struct trainer *trainer);
 int64_t trainer_at(const struct trainer *trainer);         /* steps done */
 int64_t trainer_steps(const struct trainer *trainer);      /* steps in all */
 int64_t trainer_parameters(const struct trainer *trainer); /* numbers that learn */
+bool trainer_done(const struct trainer *trainer);          /* all steps, or early stopping */
 /* One step, its metrics written to metrics.jsonl; checkpoints and evaluations happen when due. *done: it was the
  * last. SHU_E_RANGE: the guard refused too many steps in a row. A step that failed may not be repeated. */
 int trainer_step(struct trainer *trainer, struct train_metrics *out, bool *done, struct shu_error *err);
