@@ -111,10 +111,10 @@ void gradient_of_gather(struct graph *graph, node_id id, node_id dy) {
                  node_add(graph, &back, (node_id[]){dy, node.input[1], before}, before < 0 ? 2 : 3));
 }
 
-/* What attention gives stands before its log-sum-exp, which no gradient reaches. */
+/* The value of an operation with notes: no gradient reaches these. */
 void gradient_of_columns(struct graph *graph, node_id id, node_id dy) {
     const struct graph_node node = node_of(graph, id), x = node_of(graph, node.input[0]);
-    if (x.kind == OP_SDPA) {
+    if (op_table[x.kind].notes) {
         gradient_add(graph, node.input[0], dy);
         return;
     }

@@ -6,8 +6,7 @@
  * A node is an operation with its output. Nodes are added in execution order,
  * so inputs always come earlier: the node list is a topological order. Each
  * operation is one row of `op_table` (graph/op.h): its shape rule, how it is
- * cut into tiles, its run function per backend, its gradient rule. New ops
- * (conv1d, conv2d, lstm) are new rows.
+ * cut into tiles, its run function per backend, its gradient rule.
  *
  * A shape is [cols, rows, d2, d3], innermost first. One of the outer three may
  * be symbolic: GRAPH_ROWS stands for "as many token rows as this run has",
@@ -82,7 +81,34 @@ enum graph_op_kind {
     OP_GATED_BACK,      /* (dy, gate, up) -> d_gate | d_up side by side */
     OP_SDPA_BACK_Q,     /* (dy, q, k, v, OP_SDPA node, begin) -> dq */
     OP_SDPA_BACK_KV,    /* likewise -> dk | dv side by side */
+
+    /* Images and waveforms: conv.h. */
+    OP_RESHAPE, /* view */
+    OP_TRANSPOSE,
+    OP_CONV, /* (x, parameter, bias) */
+    OP_MAX_POOL,
+    OP_AVERAGE_POOL,
+    OP_BATCH_STATS,       /* (x) -> [2, C] mean and 1 / deviation; moves the running ones */
+    OP_BATCH_NORM,        /* (x, stats, gain, bias) */
+    OP_LSTM,              /* (gates, parameter) -> hidden state | cell | gates side by side */
+    OP_CONV_BACK,         /* (dy, parameter, base) -> dx */
+    OP_CONV_GRADIENT,     /* (dy, x, parameter): added to its gradient; holds no data */
+    OP_MAX_POOL_BACK,     /* (dy, x, base) */
+    OP_AVERAGE_POOL_BACK, /* (dy, base) */
+    OP_CHANNEL_SUMS,      /* (dy, x, stats) -> [2, C] sums of dy and of dy * (x normed) */
+    OP_CHANNEL_GRADIENT,  /* (sums, parameter): one of both is added to its gradient; holds no data */
+    OP_BATCH_NORM_BACK,   /* (dy, x, stats, sums, gain) */
+    OP_LSTM_BACK,         /* (dy, OP_LSTM node, parameter) -> d_gates | hidden state before, side by side */
     OP_KINDS
+};
+
+/* What slides over an image. left…bottom: rows and columns of zeros around it (pooling: of nothing). */
+struct graph_filter {
+    int width, height;
+    int stride_x, stride_y;     /* 0 = 1 */
+    int dilation_x, dilation_y; /* 0 = 1; convolution only */
+    int left, right, top, bottom;
+    int groups; /* 0 = 1; convolution only */
 };
 
 /* Static parameters of a node; which fields count is said at each builder. */
@@ -105,7 +131,9 @@ struct graph_params {
     int64_t first;     /* OP_COLUMNS, OP_COLUMNS_BACK: column of the whole */
     int64_t part;      /* losses and views in parts: which one; 0-based */
     int64_t part_rows; /* 0 = not in parts */
-    float *result;     /* losses: value of every row */
+    float *result;     /* losses: value of every row; OP_BATCH_STATS: running mean */
+    float *result2;    /* OP_BATCH_STATS: running variance */
+    struct graph_filter filter;
     bool causal, inverse, learn;
 };
 
@@ -185,6 +213,7 @@ void graph_profile(struct graph *graph, bool on);
 void graph_profile_read(const struct graph *graph, uint64_t ns[OP_KINDS]);
 const char *graph_op_name(enum graph_op_kind kind);
 
+#include "graph/conv.h"
 #include "graph/gradient.h"
 
 #endif

@@ -78,6 +78,7 @@ struct graph_op {
     unsigned in_place;     /* bit i: the output may take the memory of input i */
     bool mixes_rows;       /* row-wise in its output, but reads any row of its inputs */
     bool leaf, view;       /* neither runs */
+    bool notes;            /* its value is its first columns, seen through a view; the rest is for its own gradient */
     bool again;            /* cheaper to compute a second time than to keep: its own gradient reads its inputs anyway */
     bool acts;             /* runs for what it does elsewhere, whether its output is read or not */
     bool no_data;          /* has no output of its own; others name it to run after it, or to read what it borrows */
@@ -120,6 +121,9 @@ graph_shape_fn shape_parameter, shape_linear, shape_sdpa, shape_dropout, shape_c
     shape_squared_error;
 graph_shape_fn shape_linear_back, shape_weight_gradient, shape_vector_gradient, shape_embed_gradient, shape_gather_back,
     shape_columns_back, shape_norm_back, shape_gated_back, shape_sdpa_back;
+graph_shape_fn shape_reshape, shape_transpose, shape_conv, shape_pool, shape_batch_stats, shape_batch_norm, shape_lstm,
+    shape_conv_back, shape_conv_gradient, shape_max_pool_back, shape_average_pool_back, shape_channel_sums,
+    shape_channel_gradient, shape_batch_norm_back, shape_lstm_back;
 
 /* ------------------------------------------------------------ sizes (op.c) */
 
@@ -149,7 +153,9 @@ node_id gradient_receive(struct graph *graph, struct graph_node *template, const
 
 graph_gradient_fn gradient_of_embed, gradient_of_gather, gradient_of_rms_norm, gradient_of_layer_norm,
     gradient_of_softmax, gradient_of_add, gradient_of_mul, gradient_of_scale, gradient_of_softcap, gradient_of_unary,
-    gradient_of_gated, gradient_of_rope, gradient_of_linear, gradient_of_sdpa, gradient_of_dropout, gradient_of_columns;
+    gradient_of_gated, gradient_of_rope, gradient_of_linear, gradient_of_sdpa, gradient_of_dropout, gradient_of_columns,
+    gradient_of_reshape, gradient_of_transpose, gradient_of_conv, gradient_of_max_pool, gradient_of_average_pool,
+    gradient_of_batch_norm, gradient_of_lstm;
 
 /* ------------------------------------------------ CPU column (run_cpu.c, run_learn.c) */
 
@@ -173,6 +179,13 @@ graph_run_fn run_linear, run_sdpa, run_dropout, run_cross_entropy, run_squared_e
     run_weight_gradient, run_vector_gradient, run_embed_gradient, run_gather_back, run_columns_back, run_rms_norm_back,
     run_layer_norm_back, run_softmax_back, run_softcap_back, run_unary_back, run_gated_back, run_sdpa_back_q,
     run_sdpa_back_kv;
+
+graph_tiles_fn tiles_conv, tiles_conv_back, tiles_conv_gradient, tiles_planes, tiles_channels, tiles_one, tiles_lstm;
+graph_run_fn run_transpose, run_conv, run_pool, run_batch_stats, run_batch_norm, run_lstm, run_conv_back,
+    run_conv_gradient, run_pool_back, run_channel_sums, run_channel_gradient, run_batch_norm_back, run_lstm_back;
+/* Scratch of one thread. */
+size_t conv_scratch_bytes(void);
+size_t lstm_scratch_bytes(int64_t hidden);
 
 /* ------------------------------------------------------------ plan (plan.c) */
 
@@ -273,6 +286,13 @@ static inline const struct graph_node *node_input(const struct graph *graph, con
 static inline node_id node_value(const struct graph *graph, node_id id) {
     while (op_table[graph->nodes[id].kind].view) id = graph->nodes[id].input[0];
     return id;
+}
+
+/* Rows do not lie behind each other: a view of some columns. */
+static inline bool node_is_strided(const struct graph *graph, node_id id) {
+    for (; op_table[graph->nodes[id].kind].view; id = graph->nodes[id].input[0])
+        if (graph->nodes[id].kind == OP_COLUMNS) return true;
+    return false;
 }
 
 /* For run functions: inputs, and rows of inputs and of the output. */

@@ -45,11 +45,11 @@ static void plan_readers(const struct graph *graph, struct plan *plan) {
     }
 }
 
-/* True if node `id` sees other rows of input i than its own. */
+/* True if row i of a view is not row i of what it shows. */
 static bool shifts_rows(const struct graph *graph, node_id in) {
-    while (op_table[node_at(graph, in)->kind].view && node_at(graph, in)->kind != OP_PART)
-        in = node_at(graph, in)->input[0];
-    return node_at(graph, in)->kind == OP_PART;
+    for (; op_table[node_at(graph, in)->kind].view; in = node_at(graph, in)->input[0])
+        if (node_at(graph, in)->kind != OP_COLUMNS) return true;
+    return false;
 }
 
 enum { JOIN_NEW_STRAND = -1, JOIN_NEW_WAVE = -2 };
@@ -161,7 +161,7 @@ static int plan_spans(const struct graph *graph, struct plan *plan, int64_t max_
         struct plan_node *at = &plan->node[id];
         struct plan_span *own = &plan->span[id];
         bool shown = at->value != id;
-        at->row_bytes = shown ? plan->node[node->input[0]].row_bytes : node_row_bytes(node);
+        at->row_bytes = shown && node->kind != OP_RESHAPE ? plan->node[node->input[0]].row_bytes : node_row_bytes(node);
         int64_t rows = node_rows(node, max_rows, max_gathered);
         *own = (struct plan_span){.start = at->wave, .end = at->last_use};
         if (rows < 0 || size_mul((size_t)rows, at->row_bytes, &own->bytes) || own->bytes > SIZE_MAX / 4)
@@ -241,6 +241,14 @@ static size_t scratch_of(const struct graph_node *node) {
     case OP_LINEAR_BACK:
     case OP_WEIGHT_GRADIENT:
         return gemm_scratch_bytes();
+    case OP_CONV:
+    case OP_CONV_BACK:
+    case OP_CONV_GRADIENT:
+        return conv_scratch_bytes();
+    case OP_LSTM:
+        return lstm_scratch_bytes(node->shape[0] / 6);
+    case OP_LSTM_BACK:
+        return lstm_scratch_bytes(node->shape[0] / 5);
     case OP_CROSS_ENTROPY:
         return params->softcap > 0 ? (size_t)node->shape[0] * sizeof(float) : 0;
     default:
@@ -337,6 +345,7 @@ int graph_plan_bytes(const struct graph *graph, int64_t max_rows, int64_t max_ga
 static uint8_t *view_data(const struct graph *graph, const struct graph_node *node) {
     const struct graph_node *in = node_input(graph, node, 0);
     if (node->kind == OP_COLUMNS) return in->data + (size_t)node->params.first * sizeof(float);
+    if (node->kind == OP_RESHAPE) return in->data;
     int64_t before = node->params.part * node->params.part_rows; /* the last parts may be empty */
     return in->data + (size_t)(before < graph->max_gathered ? before : graph->max_gathered) * in->row_bytes;
 }
