@@ -6,6 +6,9 @@
  * reads a panel (16 KiB) from the first-level cache and a by broadcasts from where it lies. Only where neighbours in
  * a are apart along k (dW = dy^T x) a is copied, GEMM_A_ROWS at a time, so that a page is not touched per element.
  *
+ * With GEMM_PAIRS the packed forms of a and b are rounded to pairs of bf16 along k, each in the place of one f32, and
+ * MICRO_FMA multiplies and adds both. a is then always copied, row by row where it lies along k.
+ *
  * Fixed order (training.h): an element is one fused chain per GEMM_DEPTH of k, then one fused alpha * chain + c. */
 #include "tensor/decode.h"
 #include "tensor/gemm.h"
@@ -15,7 +18,13 @@
 
 #define GEMM_PANEL (MICRO_WIDTH * GEMM_DEPTH + GEMM_LINE) /* from a panel to the next */
 #define GEMM_GROUP (MICRO_ROWS * GEMM_DEPTH + GEMM_LINE)  /* from MICRO_ROWS packed rows of a to the next */
-#define ROW_STEP   (GEMM_DEPTH + GEMM_LINE)               /* between decoded rows: no power of two */
+#ifdef GEMM_PAIRS
+#include "tensor/pairs_avx2.h"
+#define GEMM_STEPS(depth) (((depth) + 1) / 2) /* of the microkernel */
+#else
+#define GEMM_STEPS(depth) (depth)
+#endif
+#define ROW_STEP (GEMM_DEPTH + GEMM_LINE) /* between decoded rows: no power of two */
 
 struct tile {
     int64_t n0, cols, k0, depth;
@@ -112,26 +121,57 @@ static int64_t smaller(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
 
+/* Rows of a as the microkernel takes them: `turned` in groups of MICRO_ROWS, else `row` apart. */
+struct left {
+    const float *a;
+    int64_t row;
+    bool turned, fresh; /* fresh: not copied, so worth asking for ahead of time */
+};
+
+static struct left left_of(const struct gemm_args *args, struct tile tile, int64_t m, int64_t rows,
+                           struct gemm_scratch *scratch) {
+    const float *a = args->a + m * args->a_row + tile.k0 * args->a_col;
+    bool turned = args->a_col != 1;
+    if (turned) pack_a(a, args->a_col, rows, tile.depth, scratch->a);
+#ifdef GEMM_PAIRS
+    for (int64_t row = 0; row < rows; row += turned ? MICRO_ROWS : 1) {
+        if (turned)
+            pair_rows(scratch->a + row / MICRO_ROWS * GEMM_GROUP, tile.depth, MICRO_ROWS);
+        else
+            pair_neighbours(a + row * args->a_row, tile.depth, scratch->a + row * ROW_STEP);
+    }
+    return (struct left){scratch->a, ROW_STEP, turned, false};
+#else
+    return turned ? (struct left){scratch->a, 0, true, false} : (struct left){a, args->a_row, false, true};
+#endif
+}
+
+static void pack_b(const struct gemm_args *args, struct tile tile, struct gemm_scratch *scratch) {
+    (args->b_transposed ? pack_turned : pack_plain)(args, tile, scratch);
+#ifdef GEMM_PAIRS
+    for (int64_t n = 0; n < tile.cols; n += MICRO_WIDTH)
+        pair_rows(scratch->b + n / MICRO_WIDTH * GEMM_PANEL, tile.depth, MICRO_WIDTH);
+#endif
+}
+
 /* Rows [m, m + rows) times the packed tile. */
 static void block_times(const struct gemm_args *args, struct tile tile, int64_t m, int64_t rows,
                         struct gemm_scratch *scratch) {
-    const float *a = args->a + m * args->a_row + tile.k0 * args->a_col;
-    bool direct = args->a_col == 1;
-    if (!direct) pack_a(a, args->a_col, rows, tile.depth, scratch->a);
+    struct left left = left_of(args, tile, m, rows, scratch);
     for (int64_t n = 0; n < tile.cols; n += MICRO_WIDTH) {
         struct strip strip = {.b = scratch->b + n / MICRO_WIDTH * GEMM_PANEL,
-                              .depth = tile.depth,
+                              .depth = GEMM_STEPS(tile.depth),
                               .cols = (int)smaller(tile.cols - n, MICRO_WIDTH),
-                              .prefetch = direct && n == 0 ? MICRO_ROWS * args->a_row : 0,
+                              .prefetch = left.fresh && n == 0 ? MICRO_ROWS * left.row : 0,
                               .start = tile.k0 == 0 && !args->accumulate,
                               .alpha = args->alpha,
                               .bias = args->bias ? args->bias + tile.n0 + n : NULL,
                               .c = args->c + m * args->c_row + tile.n0 + n,
                               .c_row = args->c_row};
-        if (direct)
-            strip_direct(&strip, rows, a, args->a_row);
+        if (left.turned)
+            strip_packed(&strip, rows, left.a);
         else
-            strip_packed(&strip, rows, scratch->a);
+            strip_direct(&strip, rows, left.a, left.row);
     }
 }
 
@@ -147,7 +187,7 @@ static void gemm(const struct gemm_args *args, int64_t m0, int64_t m1, int64_t n
     for (int64_t n = n0; n < n1; n += GEMM_COLS) {
         for (int64_t k = 0; k < args->k; k += GEMM_DEPTH) {
             struct tile tile = {n, smaller(n1 - n, GEMM_COLS), k, smaller(args->k - k, GEMM_DEPTH)};
-            (args->b_transposed ? pack_turned : pack_plain)(args, tile, scratch);
+            pack_b(args, tile, scratch);
             for (int64_t m = m0; m < m1; m += GEMM_A_ROWS)
                 block_times(args, tile, m, smaller(m1 - m, GEMM_A_ROWS), scratch);
         }

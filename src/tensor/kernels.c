@@ -58,6 +58,16 @@ static bool cpu_has_avx512(void) {
 }
 #endif
 
+#if defined(__x86_64__)
+typedef void gemm_fn(const struct gemm_args *args, int64_t m0, int64_t m1, int64_t n0, int64_t n1, void *scratch);
+
+/* AVX-512 takes all of training but its products from AVX2. */
+static void products_set(enum isa isa, gemm_fn *f32, gemm_fn *bf16) {
+    tables[isa].training.gemm[GEMM_F32] = f32;
+    tables[isa].training.gemm[GEMM_BF16] = bf16;
+}
+#endif
+
 static void tables_build(void) {
     table_build(ISA_SCALAR, "scalar", &matmul_scalar, &ops_scalar, &attention_scalar, &training_scalar);
 #if defined(__x86_64__)
@@ -65,12 +75,15 @@ static void tables_build(void) {
     if (cpu_has_avx2()) table_build(ISA_AVX2, "avx2", &matmul_avx2, &ops_avx2, &attention_avx2, &training_avx2);
     if (cpu_has_avx512()) {
         table_build(ISA_AVX512, "avx512", &matmul_avx512, &ops_avx512, &attention_avx512, &training_avx2);
+        products_set(ISA_AVX512, gemm_avx512, __builtin_cpu_supports("avx512bf16") ? gemm_bf16_avx512 : gemm_avx512);
         return;
     }
 #ifdef SHU_EMULATE_AVX512
-    if (cpu_has_avx2())
+    if (cpu_has_avx2()) {
         table_build(ISA_AVX512, "avx512", &matmul_avx512_emulated, &ops_avx512_emulated, &attention_avx512_emulated,
                     &training_avx2);
+        products_set(ISA_AVX512, gemm_avx512_emulated, gemm_bf16_avx512_emulated);
+    }
 #endif
 #endif
 }

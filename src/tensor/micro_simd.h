@@ -5,6 +5,11 @@
 
 #include "tensor/kernels.h"
 
+/* factor * b + sum, by lanes; an includer whose elements are pairs of bf16 puts a dot product here. */
+#ifndef MICRO_FMA
+#define MICRO_FMA(factor, b, sum) v_fma(factor, b, sum)
+#endif
+
 #define MICRO_WIDTH (2 * SIMD_LANES)
 #define MICRO_LINE  16 /* f32 in a cache line */
 
@@ -64,8 +69,8 @@ SIMD_INLINE void micro(const int rows, const struct strip *strip, int64_t row, c
             vec left = v_load(b), right = v_load(b + SIMD_LANES);
             UNROLL_16 for (int r = 0; r < rows; r++) {
                 vec factor = v_set1(third[r / 3][r % 3 * a_row]);
-                sum[r][0] = v_fma(factor, left, sum[r][0]);
-                sum[r][1] = v_fma(factor, right, sum[r][1]);
+                sum[r][0] = MICRO_FMA(factor, left, sum[r][0]);
+                sum[r][1] = MICRO_FMA(factor, right, sum[r][1]);
             }
             UNROLL_16 for (int r = 0; r < rows; r += 3) third[r / 3] += a_col;
             b += MICRO_WIDTH;

@@ -4,7 +4,9 @@
 #ifndef TENSOR_PACK_AVX2_H
 #define TENSOR_PACK_AVX2_H
 
+#ifndef SHU_EMULATED
 #include <immintrin.h>
+#endif
 #include <string.h>
 
 #include "tensor/kernels.h"

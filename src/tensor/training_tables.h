@@ -22,6 +22,19 @@ void sdpa_forward_avx2(const struct sdpa_args *args, int64_t row0, int64_t row1,
 void sdpa_backward_q_avx2(const struct sdpa_args *args, int64_t row0, int64_t row1, int kv_head, void *scratch);
 void sdpa_backward_kv_avx2(const struct sdpa_args *args, int64_t row0, int64_t row1, int kv_head, void *scratch);
 
+/* AVX-512 has products of its own, and those of bf16 where the processor has AVX512_BF16; the rest is AVX2's. */
+#ifdef SHU_EMULATED
+#define gemm_avx512      gemm_avx512_emulated
+#define gemm_bf16_avx512 gemm_bf16_avx512_emulated
+#endif
+void gemm_avx512(const struct gemm_args *args, int64_t m0, int64_t m1, int64_t n0, int64_t n1, void *scratch);
+void gemm_bf16_avx512(const struct gemm_args *args, int64_t m0, int64_t m1, int64_t n0, int64_t n1, void *scratch);
+#ifdef SHU_EMULATE_AVX512
+void gemm_avx512_emulated(const struct gemm_args *args, int64_t m0, int64_t m1, int64_t n0, int64_t n1, void *scratch);
+void gemm_bf16_avx512_emulated(const struct gemm_args *args, int64_t m0, int64_t m1, int64_t n0, int64_t n1,
+                               void *scratch);
+#endif
+
 /* ----------------------------------------------------------------- numbers by counter */
 
 /* 64 bits of (seed, place): the finaliser of splitmix64 (Steele, Lea & Flood 2014) over a Weyl step. */

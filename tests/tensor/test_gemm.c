@@ -148,7 +148,7 @@ static const struct {
     int64_t m, n, k;
 } shapes[] = {{1, 1, 1},     {3, 5, 7},      {6, 16, 8},    {7, 17, 9},    {12, 32, 24},  {13, 40, 31},
               {5, 256, 256}, {11, 257, 255}, {2, 271, 257}, {97, 16, 300}, {101, 33, 16}, {16, 520, 130},
-              {193, 8, 40},  {25, 300, 513}, {23, 64, 768}, {109, 48, 257}};
+              {193, 8, 40},  {9, 300, 513},  {23, 33, 600}, {109, 20, 257}};
 #define SHAPES (sizeof shapes / sizeof *shapes)
 
 static void check_product(struct product *p, const struct kernels *kernels, enum gemm_precision precision) {
@@ -195,7 +195,7 @@ static void test_every_type(void **state) {
 /* ---------------------------------------------------------------- fixed order */
 
 static void check_tiles(struct product *p, const struct kernels *kernels, enum gemm_precision precision) {
-    static const int64_t heights[] = {1, 2, 5, 6, 7, 96, 100};
+    static const int64_t heights[] = {1, 5, 7, 48};
     float *whole = malloc(p->c.bytes);
     product_run(p, kernels, precision, p->args.m, p->args.n);
     memcpy(whole, p->c.data, p->c.bytes);
@@ -223,7 +223,7 @@ static void test_tiles_change_nothing(void **state) {
         for (size_t type = 0; type < sizeof some / sizeof *some; type++) {
             for (int layout = 0; layout < 4; layout++) {
                 struct product p;
-                product_new(&p, some[type], layout & 1, layout & 2, 105, 600, 420, &rng);
+                product_new(&p, some[type], layout & 1, layout & 2, 53, 290, 280, &rng);
                 p.args.bias = p.bias;
                 for (enum gemm_precision i = 0; i < GEMM_PRECISIONS; i++) check_tiles(&p, tables[isa], i);
                 p.args.bias = NULL, p.args.accumulate = true;
