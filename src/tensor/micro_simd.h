@@ -16,7 +16,7 @@
 #if defined(SHU_EMULATED) || defined(SHU_COMPACT_KERNELS)
 #define UNROLL_16
 #elif defined(__clang__)
-#define UNROLL_16 _Pragma("unroll(16)")
+#define UNROLL_16 _Pragma("unroll") /* whole: before arrays become registers */
 #else
 #define UNROLL_16 _Pragma("GCC unroll 16")
 #endif
