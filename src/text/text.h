@@ -104,6 +104,8 @@ void detokenizer_init(struct detokenizer *state, const struct tokenizer *tokeniz
 int detokenizer_push(struct detokenizer *state, int32_t id, struct buf *out); /* appends; control tokens give nothing */
 int detokenizer_finish(struct detokenizer *state, struct buf *out);           /* half a character left = U+FFFD */
 
+#include "text/train_bpe.h"
+
 /* ---------------------------------------------------------- chat templates */
 
 /* A sandboxed interpreter of the Jinja subset that public chat templates use.
