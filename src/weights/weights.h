@@ -57,6 +57,11 @@ void model_tensor_release(const struct model *model, const struct model_tensor *
 int model_tokenizer(const struct model *model, struct tokenizer **out, struct shu_error *err);
 const char *model_chat_template(const struct model *model); /* its source; NULL if it has none; owned by the model */
 
+/* A GGUF of the vocabulary alone: metadata without tensors, which model_open and model_tokenizer read, and llama.cpp's
+ * tokenizer tools too. Byte-level BPE with the pre-tokenizer of GPT-2, llama 3 or qwen2. chat_template may be NULL. */
+int model_write_vocab(const struct vocab_spec *spec, const char *chat_template, const char *path,
+                      struct shu_error *err);
+
 /* ------------------------------------------------------------ GGUF writing */
 
 /* gguf_writer: header and metadata are collected, tensors declared in order,
