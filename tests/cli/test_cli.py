@@ -301,6 +301,43 @@ class Cli(unittest.TestCase):
         self.answers("run", out, "-p", "x", "-n", 3)
         self.fails(shu("model", "quantize", self.model, out, "Q9", "-q"), 2, "Q9")
 
+    def test_tokenizer_train(self):
+        texts = self.dir / "texts"
+        texts.mkdir()
+        words = "the cat sat on the mat; 数据库 数据结构 向量 " * 20
+        (texts / "a.txt").write_text(words, encoding="utf-8")
+        lines = [{"messages": [{"role": "user", "content": words}]}, {"text": "naming names"}, {"id": "not counted"}]
+        (texts / "b.jsonl").write_text("".join(json.dumps(line) + "\n\n" for line in lines), encoding="utf-8")
+        out, again = self.dir / "words.gguf", self.dir / "again.gguf"
+        done = shu("tokenizer", "train", "--files", texts / "*", "--vocab", 290, out, "--json")
+        report = json.loads(done.stdout)
+        self.assertEqual((report["tokens"], report["merges"], report["forgotten"]), (290, 290 - 256 - 3, 0))
+        self.assertEqual(report["bytes"], 2 * len(words.encode()) + len("\n" + "naming names\n"))
+        # the shell's own globbing, other threads: the same bytes
+        shu("tokenizer", "train", "--threads", 3, "--vocab", 290, "--files", texts / "a.txt", texts / "b.jsonl", again)
+        self.assertEqual(out.read_bytes(), again.read_bytes())
+        done = shu("tokenize", out, "--count", text=words)
+        self.assertLess(json.loads(done.stdout)["tokens"], len(words) / 2)
+        done = shu("tokenize", out, "--ids", "--special", text="<|im_start|>x<|im_end|>")
+        self.assertEqual([int(i) for i in done.stdout.split()][::2], [288, 289])
+
+    def test_tokenizer_train_refusals(self):
+        out, text = self.dir / "no.gguf", self.dir / "some.txt"
+        text.write_text("aa aa")
+        bad = self.dir / "bad.jsonl"
+        bad.write_text('{"text": "x"}\n{"text": \n')
+        train = ("tokenizer", "train")
+        self.fails(shu("tokenizer", "eat"), 2, "tokenizer train")
+        self.fails(shu(*train, "--files", text, out), 2, "--vocab")
+        self.fails(shu(*train, "--vocab", 300, out), 2, "--files")
+        self.fails(shu(*train, "--files", text, "--vocab", 300, "--pre", "bert", out), 2, "bert")
+        self.fails(shu(*train, "--files", text, "--vocab", 257, out), 1, "257")
+        self.fails(shu(*train, "--files", self.dir / "none*.txt", "--vocab", 300, out), 1, "none*.txt")
+        self.fails(shu(*train, "--files", bad, "--vocab", 300, out), 1, "line 2")
+        self.fails(shu(*train, "--files", text, "--vocab", 300, text), 2, "replace")
+        self.assertFalse(out.exists())
+        self.assertEqual(text.read_text(), "aa aa")
+
     def test_chat_without_a_terminal_answers_each_line_and_obeys_commands(self):
         saved = self.dir / "talk.json"
         talk = f"/system be brief\nhello\n/save {saved}\n/nonsense\n/reset\n/quit\nnever read\n"
