@@ -187,4 +187,23 @@ struct train_plan {
 };
 int trainer_plan(struct trainer *trainer, double probe_seconds, struct train_plan *out, struct shu_error *err);
 
+/* Speed of training steps on random tokens, for `shu bench train`: `batch` sequences of `context` tokens run at once,
+ * the last `loss_share` of each with a loss; clipping and the optimiser are part of a step. The first step is not
+ * counted. */
+struct train_bench_options {
+    const char *model;
+    struct recipe
+        recipe; /* method LoRA or full; batch, context, precision, state_type, recompute and the adapter count */
+    double loss_share;
+    int steps, threads; /* counted steps, at most TRAIN_BENCH_STEPS; threads 0 = usable cores */
+};
+#define TRAIN_BENCH_STEPS 64
+struct train_bench {
+    double tokens_per_second; /* median */
+    double rates[TRAIN_BENCH_STEPS];
+    double loss; /* of the last step */
+    uint64_t peak_bytes;
+};
+int train_bench(const struct train_bench_options *options, struct train_bench *out, struct shu_error *err);
+
 #endif

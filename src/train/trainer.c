@@ -101,7 +101,7 @@ static struct decoder_config new_network(const struct trainer *trainer) {
     return config;
 }
 
-static int open_learner(struct trainer *trainer, int threads, struct shu_error *err) {
+int trainer_learner(struct trainer *trainer, int threads, struct shu_error *err) {
     const struct recipe *recipe = &trainer->recipe;
     const struct learn_options options = {
         .full = recipe->method == TRAIN_FULL || recipe->method == TRAIN_SCRATCH,
@@ -124,9 +124,7 @@ static int open_learner(struct trainer *trainer, int threads, struct shu_error *
     }
     if (status) return status;
     struct learn_parameter *parameters = learner_parameters(trainer->learner, &count);
-    status = optimiser_new(&trainer->kernels->training, trainer->pool, parameters, count, &trainer->optimiser, err);
-    if (!status) status = rows_new(recipe->micro_batch * trainset_pack_rows(trainer->set), &trainer->rows, err);
-    return status;
+    return optimiser_new(&trainer->kernels->training, trainer->pool, parameters, count, &trainer->optimiser, err);
 }
 
 /* ---------------------------------------------------------------- schedule */
@@ -209,7 +207,8 @@ static int first_evaluation(struct trainer *trainer, struct shu_error *err) {
 static int start(struct trainer *trainer, bool resumes, int threads, struct shu_error *err) {
     int status = open_model(trainer, err);
     if (!status) status = open_data(trainer, err);
-    if (!status) status = open_learner(trainer, threads, err);
+    if (!status) status = trainer_learner(trainer, threads, err);
+    if (!status) status = rows_new(trainer->recipe.micro_batch * trainset_pack_rows(trainer->set), &trainer->rows, err);
     if (!status) status = count_steps(trainer, err);
     if (!status) status = make_identity(trainer, err);
     if (!status && resumes && !trainer->probe) status = resume(trainer, err);

@@ -8,6 +8,7 @@
  *     metrics.c      metrics.jsonl
  *     finish.c       what a finished run leaves; curve.c draws the loss
  *     plan.c         the estimate before starting
+ *     bench.c        speed on random tokens
  */
 #ifndef TRAIN_TRAINER_H
 #define TRAIN_TRAINER_H
@@ -85,6 +86,8 @@ struct trainer {
 };
 
 double seconds_now(void);
+/* trainer.c: pool, kernels, network and optimiser of the recipe; the model (or tokenizer) is open. */
+int trainer_learner(struct trainer *trainer, int threads, struct shu_error *err);
 
 /* rows.c: runs a graph over trainer->rows, building it when first needed. */
 int pass_run(struct trainer *trainer, enum pass_kind kind, uint64_t dropout_seed, struct shu_error *err);
