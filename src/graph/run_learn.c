@@ -212,13 +212,9 @@ static uint64_t dropout_seed(const struct graph_call *call) {
 }
 
 void run_dropout(const struct graph_call *call, int64_t first, int64_t last) {
-    uint64_t seed = dropout_seed(call);
-    for (int64_t row = first; row < last; row++) {
-        const float *x = in_row(call, 0, row);
-        float *y = out_row(call, row);
-        for (int64_t col = 0; col < call->node->shape[0]; col++)
-            y[col] = x[col] * dropout_factor(seed, row, col, call->node->params.rate);
-    }
+    for (int64_t row = first; row < last; row++)
+        call->graph->kernels->training.dropout(dropout_seed(call), row, call->node->params.rate, in_row(call, 0, row),
+                                               call->node->shape[0], out_row(call, row));
 }
 
 /* The gradient of logits takes their place. With a soft-cap the capped ones live in scratch. */

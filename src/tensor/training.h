@@ -107,6 +107,8 @@ struct training_kernels {
                       float *v);
     void (*adamw_bf16)(const struct adamw_args *args, const float *gradient, int64_t count, uint16_t *value,
                        uint16_t *m, uint16_t *v);
+    /* One row: y = x times dropout_factor (below). y may be x. */
+    void (*dropout)(uint64_t seed, int64_t row, float p, const float *x, int64_t cols, float *y);
 };
 size_t gemm_scratch_bytes(void);                    /* of one thread */
 size_t sdpa_scratch_bytes(int head_dim, int group); /* of one thread; group = query heads per KV head */

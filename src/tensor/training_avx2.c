@@ -10,6 +10,14 @@
 /* Vectors of one row, the last one in part: lanes beyond the row are loaded as zero and not stored. */
 #define FOR_PARTS(i, left, count) for (int64_t i = 0, left = (count); left > 0; i += SIMD_LANES, left -= SIMD_LANES)
 
+/* The same with CHAINS sums that take turns: enough of them to hide the latency of an addition. */
+#define CHAINS 4
+#define FOR_CHAINS(i, left, chain, count)                                                                              \
+    for (int64_t i##_first = 0; i##_first < (count); i##_first += CHAINS * SIMD_LANES)                                 \
+    UNROLL_8 for (int chain = 0; chain < CHAINS;                                                                       \
+                  chain++) for (int64_t i = i##_first + chain * SIMD_LANES, left = (count)-i, once = 1;                \
+                                once && left > 0; once = 0)
+
 SIMD_INLINE vec load_part(const float *x, int64_t left) {
     return left >= SIMD_LANES ? v_load(x) : v_load_part(x, (int)left);
 }
@@ -29,7 +37,6 @@ SIMD_INLINE vec clear_beyond(vec a, int64_t left) {
 /* ------------------------------------------------------------------- norms */
 
 /* Three sums over a row, each in four vectors that take turns. */
-#define CHAINS 4
 struct sums {
     vec part[3][CHAINS];
 };
@@ -40,8 +47,7 @@ SIMD_INLINE float sums_take(struct sums *sums, int which) {
 
 static float row_mean(const float *x, int64_t cols) {
     vec part[CHAINS] = {v_set1(0.0f), v_set1(0.0f), v_set1(0.0f), v_set1(0.0f)};
-    FOR_PARTS(i, left, cols) {
-        int chain = (int)(i / SIMD_LANES % CHAINS);
+    FOR_CHAINS(i, left, chain, cols) {
         part[chain] = v_add(part[chain], load_part(x + i, left));
     }
     return v_sum_all(part, CHAINS) / (float)cols;
@@ -55,8 +61,7 @@ SIMD_INLINE void norm_backward(const float *dy, const float *x, const float *gai
     for (int s = 0; s < 3; s++)
         for (int c = 0; c < CHAINS; c++) sums.part[s][c] = v_set1(0.0f);
     vec middle = v_set1(mean);
-    FOR_PARTS(i, left, cols) {
-        int chain = (int)(i / SIMD_LANES % CHAINS);
+    FOR_CHAINS(i, left, chain, cols) {
         vec u = clear_beyond(v_sub(load_part(x + i, left), middle), left), d = load_part(dy + i, left);
         if (gain) d = v_mul(d, load_part(gain + i, left));
         sums.part[0][chain] = v_fma(u, u, sums.part[0][chain]);
@@ -86,8 +91,7 @@ static void layer_norm_backward(const float *dy, const float *x, const float *ga
 
 static void softmax_backward(const float *dy, const float *y, float scale, int64_t cols, float *dx) {
     vec part[CHAINS] = {v_set1(0.0f), v_set1(0.0f), v_set1(0.0f), v_set1(0.0f)};
-    FOR_PARTS(i, left, cols) {
-        int chain = (int)(i / SIMD_LANES % CHAINS);
+    FOR_CHAINS(i, left, chain, cols) {
         part[chain] = v_fma(load_part(dy + i, left), load_part(y + i, left), part[chain]);
     }
     vec sum = v_set1(v_sum_all(part, CHAINS)), by = v_set1(scale);
@@ -209,8 +213,7 @@ static void softcap_backward(const float *dy, const float *x, float cap, int64_t
 
 static float chunk_max(const float *x, int64_t count) {
     vec top[CHAINS] = {v_set1(-INFINITY), v_set1(-INFINITY), v_set1(-INFINITY), v_set1(-INFINITY)};
-    FOR_PARTS(i, left, count) {
-        int chain = (int)(i / SIMD_LANES % CHAINS);
+    FOR_CHAINS(i, left, chain, count) {
         vec a = load_part(x + i, left);
         if (left < SIMD_LANES) a = v_select_range(0, (int)left, a, v_set1(-INFINITY));
         top[chain] = v_max(a, top[chain]); /* a NaN is dropped here and enters the sum */
@@ -221,8 +224,7 @@ static float chunk_max(const float *x, int64_t count) {
 
 SIMD_INLINE float chunk_exp(float *x, int64_t count, float shift, const bool keep) {
     vec part[CHAINS] = {v_set1(0.0f), v_set1(0.0f), v_set1(0.0f), v_set1(0.0f)}, by = v_set1(shift);
-    FOR_PARTS(i, left, count) {
-        int chain = (int)(i / SIMD_LANES % CHAINS);
+    FOR_CHAINS(i, left, chain, count) {
         vec e = v_exp_weight(v_sub(load_part(x + i, left), by));
         part[chain] = v_add(part[chain], clear_beyond(e, left));
         if (keep) store_part(x + i, left, e);
@@ -282,16 +284,20 @@ static void column_sum(const float *x, int64_t x_row, int64_t rows, int64_t col0
 }
 
 static double sum_of_squares(const float *x, int64_t count) {
-    __m256d part[4] = {_mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd()};
-    FOR_PARTS(i, left, count) {
+    __m256d low[CHAINS], high[CHAINS];
+    for (int c = 0; c < CHAINS; c++) low[c] = high[c] = _mm256_setzero_pd();
+    FOR_CHAINS(i, left, chain, count) {
         vec a = load_part(x + i, left);
-        int odd = (int)(i / SIMD_LANES % 2) * 2;
-        __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128(a)), high = _mm256_cvtps_pd(_mm256_extractf128_ps(a, 1));
-        part[odd] = _mm256_fmadd_pd(low, low, part[odd]);
-        part[odd + 1] = _mm256_fmadd_pd(high, high, part[odd + 1]);
+        __m256d first = _mm256_cvtps_pd(_mm256_castps256_ps128(a)), last = _mm256_cvtps_pd(_mm256_extractf128_ps(a, 1));
+        low[chain] = _mm256_fmadd_pd(first, first, low[chain]);
+        high[chain] = _mm256_fmadd_pd(last, last, high[chain]);
+    }
+    for (int c = 1; c < CHAINS; c++) {
+        low[0] = _mm256_add_pd(low[0], low[c]);
+        high[0] = _mm256_add_pd(high[0], high[c]);
     }
     double lanes[4];
-    _mm256_storeu_pd(lanes, _mm256_add_pd(_mm256_add_pd(part[0], part[1]), _mm256_add_pd(part[2], part[3])));
+    _mm256_storeu_pd(lanes, _mm256_add_pd(low[0], high[0]));
     return (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]);
 }
 
@@ -400,6 +406,20 @@ static void adamw_bf16(const struct adamw_args *args, const float *gradient, int
     }
 }
 
+static void dropout(uint64_t seed, int64_t row, float p, const float *x, int64_t cols, float *y) {
+    uint64_t key = counter_key(seed, (uint64_t)row);
+    vec below = v_set1(p * 0x1p24f), keep = v_set1(p > 0 ? p < 1 ? 1 / (1 - p) : 0 : 1);
+    for (int64_t col = 0; col < cols; col += SIMD_LANES) {
+        int lanes = cols - col < SIMD_LANES ? (int)(cols - col) : SIMD_LANES;
+        vec chance = _mm256_cvtepi32_ps(_mm256_srli_epi32(counter_bits8(key, col), 8));
+        vec factor = v_select_less(chance, below, v_set1(0.0f), keep);
+        if (lanes == SIMD_LANES)
+            v_store(y + col, v_mul(v_load(x + col), factor));
+        else
+            v_store_part(y + col, lanes, v_mul(v_load_part(x + col, lanes), factor));
+    }
+}
+
 const struct training_kernels training_avx2 = {
     .gemm = {[GEMM_F32] = gemm_avx2, [GEMM_BF16] = gemm_avx2},
     .sdpa_forward = sdpa_forward_avx2,
@@ -416,4 +436,5 @@ const struct training_kernels training_avx2 = {
     .sum_of_squares = sum_of_squares,
     .adamw_f32 = adamw_f32,
     .adamw_bf16 = adamw_bf16,
+    .dropout = dropout,
 };

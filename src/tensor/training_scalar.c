@@ -170,6 +170,10 @@ static void adamw_bf16(const struct adamw_args *args, const float *gradient, int
     }
 }
 
+static void dropout(uint64_t seed, int64_t row, float p, const float *x, int64_t cols, float *y) {
+    for (int64_t col = 0; col < cols; col++) y[col] = x[col] * dropout_factor(seed, row, col, p);
+}
+
 const struct training_kernels training_scalar = {
     .gemm = {[GEMM_F32] = gemm_scalar, [GEMM_BF16] = gemm_scalar},
     .sdpa_forward = sdpa_forward_scalar,
@@ -186,4 +190,5 @@ const struct training_kernels training_scalar = {
     .sum_of_squares = sum_of_squares,
     .adamw_f32 = adamw_f32,
     .adamw_bf16 = adamw_bf16,
+    .dropout = dropout,
 };

@@ -54,6 +54,32 @@ static void test_elementwise(void **state) {
     }
 }
 
+/* What dropout leaves is what dropout_factor says, bit for bit, under the run's seed and the node's salt. */
+static void test_dropout(void **state) {
+    (void)state;
+    enum { ROWS = 5, COLS = 43 };
+    struct graph *graph = new_graph();
+    struct pool *pool = new_pool(2);
+    node_id x = graph_input(graph, DT_F32, GRAPH_ROWS, COLS, "x");
+    assert_int_equal(graph_dropout(graph, x, 0, 1), x);
+    node_id out[2] = {graph_dropout(graph, x, 0.3F, 0), graph_dropout(graph, x, 0.3F, 1)};
+    for (int i = 0; i < 2; i++) graph_output(graph, out[i]);
+    plan_graph(graph, ROWS, 0, 2);
+    float *values = graph_data(graph, x);
+    for (int i = 0; i < ROWS * COLS; i++) values[i] = 1 + (float)i;
+    run_graph(graph, pool, &(struct graph_step){.rows = ROWS, .dropout_seed = 9});
+    int zeros = 0, differ = 0;
+    for (int i = 0; i < ROWS * COLS; i++) {
+        float found = ((float *)graph_data(graph, out[0]))[i];
+        assert_true(found == values[i] * dropout_factor(9, i / COLS, i % COLS, 0.3F));
+        zeros += found == 0;
+        differ += found != ((float *)graph_data(graph, out[1]))[i];
+    }
+    assert_true(zeros > 30 && zeros < 100 && differ > 40);
+    pool_free(pool);
+    graph_free(graph);
+}
+
 /* The checker sees a gradient that is wrong by half a percent, and one that is missing. */
 static void test_wrong_is_seen(void **state) {
     (void)state;
@@ -301,10 +327,10 @@ static void test_cross_entropy(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_elementwise),   cmocka_unit_test(test_wrong_is_seen), cmocka_unit_test(test_norms),
-        cmocka_unit_test(test_embed),         cmocka_unit_test(test_gather),        cmocka_unit_test(test_columns),
-        cmocka_unit_test(test_linear),        cmocka_unit_test(test_attention),     cmocka_unit_test(test_rope),
-        cmocka_unit_test(test_cross_entropy),
+        cmocka_unit_test(test_elementwise), cmocka_unit_test(test_dropout),       cmocka_unit_test(test_wrong_is_seen),
+        cmocka_unit_test(test_norms),       cmocka_unit_test(test_embed),         cmocka_unit_test(test_gather),
+        cmocka_unit_test(test_columns),     cmocka_unit_test(test_linear),        cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_rope),        cmocka_unit_test(test_cross_entropy),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
