@@ -1,9 +1,10 @@
-/* shu bench speed: how fast a model reads and writes here, and what bounds it. */
+/* shu bench: how fast a model reads, writes and learns here, and what bounds it. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "cli/bandwidth.h"
 #include "cli/cli.h"
+#include "train/train.h"
 
 enum { MAX_RUNS = 99 };
 
@@ -156,30 +157,94 @@ static int bench_speed(struct cli *cli, int argc, char **argv) {
     return code;
 }
 
+/* -------------------------------------------------------------------- training */
+
+static int report_training(const struct cli *cli, const struct train_bench *result) {
+    if (cli->json)
+        return cli_print_json(cli, json_pack("{s:f,s:I,s:f}", "train_tok_per_s", result->tokens_per_second,
+                                             "peak_rss_bytes", (json_int_t)result->peak_bytes, "loss", result->loss));
+    printf(cli_text(cli, "training %9.1f tok/s, peak memory %.2f GiB, loss %.3f\n",
+                    "训练：每秒 %.1f 个词元，内存峰值 %.2f GiB，损失 %.3f\n"),
+           result->tokens_per_second, (double)result->peak_bytes / (1 << 30), result->loss);
+    return 0;
+}
+
+static int bench_train(struct cli *cli, int argc, char **argv) {
+    struct train_bench_options bench = {.loss_share = 1};
+    const char *method = "lora", *precision = "bf16", *state = "bf16", *none = NULL;
+    int64_t batch = 4, context = 256, steps = 3, threads = 0, rank = 16;
+    bool recompute = false;
+    const struct option options[] = {{"-m", OPT_TEXT, &bench.model, 0, 0},
+                                     {"--method", OPT_TEXT, &method, 0, 0},
+                                     {"--batch", OPT_INT, &batch, 1, 1024},
+                                     {"--context", OPT_INT, &context, 2, 1 << 17},
+                                     {"--steps", OPT_INT, &steps, 1, TRAIN_BENCH_STEPS},
+                                     {"--rank", OPT_INT, &rank, 1, 1024},
+                                     {"--loss-share", OPT_FLOAT, &bench.loss_share, 0, 1},
+                                     {"--precision", OPT_TEXT, &precision, 0, 0},
+                                     {"--state", OPT_TEXT, &state, 0, 0},
+                                     {"--recompute", OPT_FLAG, &recompute, 0, 0},
+                                     {"--threads", OPT_INT, &threads, 1, 256}};
+    struct shu_error err = {0};
+    struct train_bench result;
+    enum train_method kind;
+    int count = 0;
+    int code = options_parse(cli, options, sizeof options / sizeof *options, argc, argv, &none, 0, &count);
+    if (code) return code;
+    if (!bench.model) return cli_usage(cli, "expected a model: shu bench train -m MODEL");
+    if (!train_method_find(method, &kind))
+        return cli_usage(cli, "--method: expected lora or full, found \"%s\"", method);
+    recipe_defaults(kind, &bench.recipe);
+    bench.recipe.batch = (int)batch;
+    bench.recipe.context = (int)context;
+    bench.recipe.rank = (int)rank;
+    bench.recipe.recompute = recompute;
+    bench.steps = (int)steps;
+    bench.threads = (int)threads;
+    interrupt_install();
+    int status = recipe_set(&bench.recipe, "precision", precision, &err);
+    if (!status && kind == TRAIN_FULL) status = recipe_set(&bench.recipe, "state_type", state, &err);
+    if (!status) status = train_bench(&bench, &result, &err);
+    return status ? cli_fail(cli, &err) : report_training(cli, &result);
+}
+
 static int run(struct cli *cli, int argc, char **argv) {
     if (argc && strcmp(argv[0], "speed") == 0) return bench_speed(cli, argc - 1, argv + 1);
-    return cli_usage(cli, "expected: shu bench speed -m MODEL, found \"%s\"", argc ? argv[0] : "");
+    if (argc && strcmp(argv[0], "train") == 0) return bench_train(cli, argc - 1, argv + 1);
+    return cli_usage(cli, "expected: shu bench speed|train -m MODEL, found \"%s\"", argc ? argv[0] : "");
 }
 
 const struct verb verb_bench = {
     .name = "bench",
-    .summary_en = "measure speed, memory and the bound",
-    .summary_zh = "测量速度、内存与上限",
-    .help_en = "usage: shu bench speed -m MODEL [options]\n\n"
+    .summary_en = "measure the speed of reading, writing and learning, and the bound",
+    .summary_zh = "测量读写与训练的速度、内存与上限",
+    .help_en = "usage: shu bench speed -m MODEL [options]\n"
+               "       shu bench train -m MODEL [options]\n\n"
+               "speed:\n"
                "  --prefill N     tokens read at once (default 512)\n"
                "  --decode N      tokens written one by one (default 64)\n"
                "  --depth N       context before decoding (default 0)\n"
                "  --runs N        the median of N runs is reported (default 3)\n"
                "  --threads N --ctx N --kv f16|q8;  -v adds the time per operation\n\n"
                "The bound is memory speed (best of five reads of 1 GiB) over the bytes read per token.\n\n"
+               "train: steps on random tokens, optimiser included\n"
+               "  --method lora|full --batch N --context N (default 4 x 256) --steps N --rank N\n"
+               "  --loss-share X  share of each sequence with a loss (default 1)\n"
+               "  --precision bf16|f32 --state bf16|f32 --recompute --threads N\n\n"
                "example: shu bench speed -m qwen2.5-coder-0.5b-instruct --threads 2 --json\n",
-    .help_zh = "用法：shu bench speed -m 模型 [选项]\n\n"
+    .help_zh = "用法：shu bench speed -m 模型 [选项]\n"
+               "      shu bench train -m 模型 [选项]\n\n"
+               "speed：\n"
                "  --prefill N     一次读入的词元数（默认 512）\n"
                "  --decode N      逐个写出的词元数（默认 64）\n"
                "  --depth N       写出之前的上下文长度（默认 0）\n"
                "  --runs N        报告 N 次的中位数（默认 3）\n"
                "  --threads N --ctx N --kv f16|q8；-v 另列每种运算的时间\n\n"
                "上限 = 内存速度（五次读取 1 GiB 的最好值）除以每个词元读取的字节数。\n\n"
+               "train：随机词元上的训练步，含优化器\n"
+               "  --method lora|full --batch N --context N（默认 4 x 256）--steps N --rank N\n"
+               "  --loss-share X  每个序列中计入损失的比例（默认 1）\n"
+               "  --precision bf16|f32 --state bf16|f32 --recompute --threads N\n\n"
                "例：shu bench speed -m qwen2.5-coder-0.5b-instruct --threads 2 --json\n",
     .run = run,
 };

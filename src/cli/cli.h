@@ -109,6 +109,6 @@ void sampling_defaults(struct sampling_flags *flags);
 void sampling_apply(const struct sampling_flags *flags, struct sampler_options *out);
 
 extern const struct verb verb_model, verb_run, verb_chat, verb_tokenize, verb_logits, verb_perplexity, verb_bench,
-    verb_doctor, verb_tokenizer;
+    verb_doctor, verb_tokenizer, verb_train;
 
 #endif

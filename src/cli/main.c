@@ -6,8 +6,9 @@
 
 #include "cli/cli.h"
 
-const struct verb *const verb_table[] = {&verb_run,        &verb_chat,  &verb_model,     &verb_tokenize, &verb_logits,
-                                         &verb_perplexity, &verb_bench, &verb_tokenizer, &verb_doctor,   NULL};
+const struct verb *const verb_table[] = {&verb_run,    &verb_chat,       &verb_train, &verb_model,     &verb_tokenize,
+                                         &verb_logits, &verb_perplexity, &verb_bench, &verb_tokenizer, &verb_doctor,
+                                         NULL};
 
 static const struct verb *verb_find(const char *name) {
     for (int i = 0; verb_table[i]; i++)
