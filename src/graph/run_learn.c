@@ -6,29 +6,49 @@
 /* ------------------------------------------------------------ tuning constants
  * Sizes of the work that one thread takes at a time. They change speed only. */
 
-/* A tile of a product has whole GEMM_COLS columns. Its rows are cut while that leaves enough of them to be worth
- * decoding the weights of those columns once more. */
-#define PRODUCT_TILES_PER_THREAD 8
-#define PRODUCT_ROWS_MIN         256
-#define PRODUCT_ROWS_STEP        12 /* a multiple of what kernels take at a time */
+/* A tile of a product has GEMM_COLS columns. Its rows are cut as far as that evens out the threads' work and costs
+ * no more than it gains: every part decodes the weights of its columns again, which takes as long as so many rows. */
+#define PRODUCT_DECODE_ROWS 24
+#define PRODUCT_PARTS_MAX   32
+#define PRODUCT_ROWS_STEP   12 /* a multiple of what kernels take at a time */
 /* Columns of work that runs over all rows in order. */
 #define COLUMN_STEP             64
 #define COLUMN_TILES_PER_THREAD 4
 
 /* ------------------------------------------------------------------------ products */
 
+/* Time until all threads are done with `parts` rows of tiles, in tiles of full width. */
+static double product_time(int64_t n, int64_t parts, int64_t threads) {
+    int64_t full = n / GEMM_COLS * parts, left = full % threads;
+    double width = (double)(n % GEMM_COLS) / GEMM_COLS; /* of the last tile of a row */
+    double time = (double)(full / threads) + (left > 0);
+    if (n % GEMM_COLS == 0) return time;
+    /* Threads without a last full tile take narrow ones meanwhile. */
+    int64_t fit = left > 0 ? (threads - left) * (GEMM_COLS / (n % GEMM_COLS)) : 0;
+    return parts <= fit ? time : time + (double)div_up(parts - fit, threads) * width;
+}
+
+static int64_t product_parts(int64_t m, int64_t n, int threads) {
+    int64_t best = 1;
+    double best_cost = 0;
+    for (int64_t parts = 1; parts <= PRODUCT_PARTS_MAX && parts * PRODUCT_DECODE_ROWS <= m; parts++) {
+        double cost = product_time(n, parts, threads) * ((double)m / (double)parts + PRODUCT_DECODE_ROWS);
+        if (parts > 1 && !(cost < best_cost)) continue;
+        best = parts;
+        best_cost = cost;
+    }
+    return best;
+}
+
 /* Cuts the product c[m, n]; outer runs over rows, inner over columns. */
 static int64_t cut_product(struct graph_node *node, int64_t m, int64_t n, int threads) {
     struct graph_cut *cut = &node->cut;
     cut->outer_count = cut->inner_count = 0;
     if (m == 0) return 0;
-    int64_t col_tiles = div_up(n, GEMM_COLS);
-    int64_t row_tiles = clamp(div_up((int64_t)threads * PRODUCT_TILES_PER_THREAD, col_tiles), 1,
-                              m < PRODUCT_ROWS_MIN ? 1 : m / PRODUCT_ROWS_MIN);
     cut->inner = GEMM_COLS;
-    cut->outer = div_up(div_up(m, row_tiles), PRODUCT_ROWS_STEP) * PRODUCT_ROWS_STEP;
+    cut->outer = div_up(div_up(m, product_parts(m, n, threads)), PRODUCT_ROWS_STEP) * PRODUCT_ROWS_STEP;
     cut->outer_count = div_up(m, cut->outer);
-    cut->inner_count = col_tiles;
+    cut->inner_count = div_up(n, GEMM_COLS);
     return cut->outer_count * cut->inner_count;
 }
 

@@ -286,6 +286,66 @@ static void test_loss_memory(void **state) {
     assert_true(whole >= logits && parts >= logits / 16 && parts < logits / 16 + 3 * rows + 16384);
 }
 
+/* ------------------------------------------------------------------------------ views */
+
+enum { VIEW_COLS = 32, VIEW_ROWS = 9 };
+
+static node_id read_by(struct graph *graph, int op, node_id x, node_id other, const struct packed *weight) {
+    node_id table = op == 7 ? graph_rope_table_at(graph, 1, 16, 100, 1, NULL) : -1;
+    switch (op) {
+    case 0:
+        return graph_matmul(graph, x, &weight[0], -1);
+    case 1:
+        return graph_matmul(graph, x, &weight[1], -1);
+    case 2:
+        return graph_rms_norm(graph, x, -1, 1e-5F, 0);
+    case 3:
+        return graph_softmax(graph, x, 1);
+    case 4:
+        return graph_add(graph, x, other);
+    case 5:
+        return graph_gated(graph, other, x, UNARY_SILU);
+    case 6:
+        return graph_gather(graph, x, 1);
+    case 7:
+        return graph_rope(graph, x, table, 2, 16, 16, true);
+    case 8:
+        return graph_softcap(graph, x, 2);
+    default:
+        return graph_unary(graph, x, UNARY_TANH);
+    }
+}
+
+/* Every operation steps through a view by the distance of its rows: the same bits as over a copy. */
+static void test_views(void **state) {
+    (void)state;
+    struct rng rng;
+    rng_seed(&rng, 4);
+    static float plain[VIEW_COLS * VIEW_COLS];
+    struct packed weight[2];
+    random_packed(&rng, DT_F16, VIEW_COLS, VIEW_COLS, &weight[0], plain);
+    random_packed(&rng, DT_Q8_0, VIEW_COLS, VIEW_COLS, &weight[1], plain);
+    struct pool *pool = new_pool(2);
+    for (int op = 0; op < 10; op++) {
+        struct graph *graph = new_graph();
+        node_id wide = graph_input(graph, DT_F32, GRAPH_ROWS, 71, "wide");
+        node_id ids = graph_input(graph, DT_I32, GRAPH_ROWS, 1, "ids");
+        node_id seen = graph_columns(graph, wide, 5, VIEW_COLS), other = graph_columns(graph, wide, 39, VIEW_COLS);
+        node_id a = read_by(graph, op, seen, other, weight);
+        node_id b = read_by(graph, op, graph_scale(graph, seen, 1), graph_scale(graph, other, 1), weight);
+        graph_output(graph, a);
+        graph_output(graph, b);
+        plan_graph(graph, VIEW_ROWS, 0, 2);
+        fill_normal(&rng, graph_data(graph, wide), VIEW_ROWS * 71);
+        for (int i = 0; i < VIEW_ROWS; i++) ((int32_t *)graph_data(graph, ids))[i] = i * 5 % VIEW_ROWS;
+        run_graph(graph, pool, &(struct graph_step){.rows = VIEW_ROWS});
+        assert_memory_equal(graph_data(graph, a), graph_data(graph, b), VIEW_ROWS * VIEW_COLS * sizeof(float));
+        graph_free(graph);
+    }
+    pool_free(pool);
+    for (int i = 0; i < 2; i++) free_packed(&weight[i]);
+}
+
 /* ----------------------------------------------------------------------------- misuse */
 
 static float values[4096], gradients[4096], losses[64];
@@ -588,6 +648,7 @@ int main(void) {
         cmocka_unit_test(test_memory),
         cmocka_unit_test(test_cheap_values_leave),
         cmocka_unit_test(test_loss_memory),
+        cmocka_unit_test(test_views),
         cmocka_unit_test(test_bad_networks),
         cmocka_unit_test(test_bad_backward),
         cmocka_unit_test(test_bad_runs),
