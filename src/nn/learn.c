@@ -310,6 +310,7 @@ static int open_with(const struct model *model, const struct decoder_config *con
     if (learner == NULL) return SHU_FAIL(err, SHU_E_NOMEM, "no memory for a learner");
     learner->config = *config;
     learner->options = *options;
+    learner->fresh = model == NULL;
     struct learn_builder builder = {.learner = learner, .model = model};
     status = build(&builder, err);
     mem_free(builder.items);

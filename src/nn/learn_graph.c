@@ -7,7 +7,7 @@ struct learn_writer {
     struct graph *graph;
     const struct learner_nodes *nodes;
     node_id table, table_local; /* rotation of full and of sliding layers */
-    bool adapted;
+    bool adapted, learn;
 };
 
 static node_id vector(const struct learn_writer *writer, struct graph_parameter *parameter) {
@@ -22,7 +22,8 @@ static node_id product(const struct learn_writer *writer, int l, int target, enu
     node_id weight = graph_parameter(graph, layer->tensor[target_slots[target]]);
     node_id y = graph_linear(graph, x, weight, vector(writer, layer->tensor[bias]), -1, 1);
     if (!writer->adapted || layer->a[target] == NULL) return y;
-    node_id dropped = graph_dropout(graph, x, options->dropout, (uint64_t)(l * LEARN_TARGETS + target));
+    float dropout = writer->learn ? options->dropout : 0; /* an evaluation sees the whole adapter */
+    node_id dropped = graph_dropout(graph, x, dropout, (uint64_t)(l * LEARN_TARGETS + target));
     node_id low = graph_linear(graph, dropped, graph_parameter(graph, layer->a[target]), -1, -1, 1);
     return graph_linear(graph, low, graph_parameter(graph, layer->b[target]), -1, y, options->scale);
 }
@@ -106,7 +107,7 @@ static void write_inputs(struct graph *graph, struct learner_nodes *out) {
 int learner_graph(struct learner *learner, struct graph *graph, bool adapted, bool learn, int64_t part_rows,
                   int64_t max_gathered, float *nll, struct learner_nodes *out, struct shu_error *err) {
     const struct decoder_config *config = &learner->config;
-    struct learn_writer writer = {.learner = learner, .graph = graph, .nodes = out, .adapted = adapted};
+    struct learn_writer writer = {.learner = learner, .graph = graph, .nodes = out, .adapted = adapted, .learn = learn};
     if (part_rows < 1 || max_gathered < 1)
         return SHU_FAIL(err, SHU_E_USAGE, "a loss needs rows, found %lld of at most %lld", (long long)part_rows,
                         (long long)max_gathered);

@@ -76,11 +76,8 @@ int learner_save(const struct learner *learner, const struct model *meta, const 
     int status = gguf_writer_open(path, &writer, err);
     if (status) return status;
     struct save_run run = {.learner = learner, .writer = writer, .err = err};
-    int64_t layers;
-    char key[64];
-    snprintf(key, sizeof key, "%s.block_count", decoder_arch_name(learner->config.arch));
     if (gguf_writer_copy_meta(writer, meta) || gguf_writer_set_string(writer, "general.name", name) ||
-        (!meta_int(meta, key, &layers) && write_config(writer, &learner->config)))
+        (learner->fresh && write_config(writer, &learner->config)))
         status = SHU_FAIL(err, SHU_E_NOMEM, "no memory for the metadata of %s", path);
     if (!status) status = save_all(&run);
     run.writing = true;

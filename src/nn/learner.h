@@ -18,6 +18,7 @@ struct learn_layer {
 struct learner {
     struct decoder_config config;
     struct learn_options options;
+    bool fresh; /* a new network: its sizes are its own, not those of the file that its vocabulary comes from */
     struct learn_layer *layers;
     struct graph_parameter *embedding; /* also the output matrix if tied */
     struct graph_parameter *tensor[MODEL_SLOTS];

@@ -38,7 +38,7 @@ static double place_y(const struct frame *frame, double loss) {
 
 /* --------------------------------------------------------------------- data */
 
-/* Moving average that forgets over about a fiftieth of the run. */
+/* Moving average that forgets over about a hundredth of the run. */
 struct smooth {
     double mean, keep;
     int64_t seen;
@@ -51,7 +51,7 @@ static double smooth_next(struct smooth *smooth, double value) {
 }
 
 static struct smooth smooth_of(int64_t count) {
-    double window = (double)count / 50;
+    double window = (double)count / 100;
     return (struct smooth){.keep = 1 - 1 / (window > 1 ? window : 1)};
 }
 

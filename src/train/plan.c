@@ -49,7 +49,8 @@ int trainer_plan(struct trainer *trainer, double probe_seconds, struct train_pla
     const struct recipe *recipe = &trainer->recipe;
     double rows = 0, spent = 0, first_rows, first, per_pack;
     /* The first pass builds the graph and touches its memory: it counts only if nothing else fits the time. */
-    int status = probe(trainer, &cursor, 1e-9, &first_rows, &first, err);
+    int status = trainer_begin(trainer, err);
+    if (!status) status = probe(trainer, &cursor, 1e-9, &first_rows, &first, err);
     if (!status && first < probe_seconds) status = probe(trainer, &cursor, probe_seconds - first, &rows, &spent, err);
     if (!status) status = rows_per_pack(trainer, &per_pack, err);
     if (status) return status;

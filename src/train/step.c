@@ -242,11 +242,12 @@ int trainer_step(struct trainer *trainer, struct train_metrics *out, bool *done,
     struct run_state *state = &trainer->state;
     struct cursor cursor = {state->epoch, state->pack};
     struct sums sums;
-    double start = seconds_now();
     *done = trainer_done(trainer);
     *out = (struct train_metrics){.step = state->step, .steps = trainer->steps, .held_out_loss = (double)NAN};
     if (*done) return SHU_OK;
-    int status = step_gradients(trainer, &cursor, &sums, 0, err);
+    int status = trainer_begin(trainer, err);
+    double start = seconds_now();
+    if (!status) status = step_gradients(trainer, &cursor, &sums, 0, err);
     if (status) return status;
     update(trainer, &sums, out);
     state->step++;

@@ -160,8 +160,9 @@ struct train_metrics {
     uint64_t peak_bytes;
     bool skipped; /* the guard refused this step */
 };
-/* Without `resume`, out_dir must hold no checkpoints. With it, the newest whole one is taken (none: the start), after
- * it was checked against base, data and recipe; metrics.jsonl is cut back to its step. */
+/* Everything up to the first step: afterwards trainer_data tells what will be learned from, before any time is spent
+ * on it. Without `resume`, out_dir must hold no checkpoints. With it, the newest whole one is taken (none: the start),
+ * after it was checked against base, data and recipe; metrics.jsonl is cut back to its step. */
 int trainer_open(const struct recipe *recipe, const struct trainer_options *options, struct trainer **out,
                  struct shu_error *err);
 const struct trainset_report *trainer_data(const struct trainer *trainer);
@@ -169,7 +170,8 @@ int64_t trainer_at(const struct trainer *trainer);         /* steps done */
 int64_t trainer_steps(const struct trainer *trainer);      /* steps in all */
 int64_t trainer_parameters(const struct trainer *trainer); /* numbers that learn */
 bool trainer_done(const struct trainer *trainer);          /* all steps, or early stopping */
-/* One step, its metrics written to metrics.jsonl; checkpoints and evaluations happen when due. *done: it was the
+/* One step, its metrics written to metrics.jsonl; checkpoints and evaluations happen when due. The first call also
+ * evaluates the base (and, for DPO, computes the reference). *done: it was the
  * last. SHU_E_RANGE: the guard refused too many steps in a row. A step that failed may not be repeated. */
 int trainer_step(struct trainer *trainer, struct train_metrics *out, bool *done, struct shu_error *err);
 int trainer_checkpoint(struct trainer *trainer, struct shu_error *err); /* now; for an interrupt */

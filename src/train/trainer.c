@@ -212,14 +212,21 @@ static int start(struct trainer *trainer, bool resumes, int threads, struct shu_
     if (!status) status = count_steps(trainer, err);
     if (!status) status = make_identity(trainer, err);
     if (!status && resumes && !trainer->probe) status = resume(trainer, err);
-    if (!status && trainer->recipe.method == TRAIN_DPO) status = preference_open(trainer, err);
     if (!status && !trainer->probe && (!trainer->reduce || trainer->reduce->rank == 0))
         status = metrics_open(trainer, err);
+    return status;
+}
+
+int trainer_begin(struct trainer *trainer, struct shu_error *err) {
+    int status = SHU_OK;
+    if (trainer->begun) return SHU_OK;
+    if (trainer->recipe.method == TRAIN_DPO) status = preference_open(trainer, err);
     if (!status && !trainer->probe) status = first_evaluation(trainer, err);
     snprintf(trainer->label, sizeof trainer->label, "train");
     if (!status)
         progress_start(&trainer->progress, trainer->label, "steps", (uint64_t)(trainer->steps - trainer->state.step),
                        trainer->quiet || trainer->probe);
+    trainer->begun = !status;
     return status;
 }
 

@@ -58,7 +58,7 @@ struct sums {
 struct trainer {
     struct recipe recipe;
     char *base, *tokenizer_path, *data, *out_dir;
-    bool quiet, probe;
+    bool quiet, probe, begun;
     const struct train_reduce *reduce;
 
     struct model *model; /* the base, or what the tokenizer came from */
@@ -82,10 +82,11 @@ struct trainer {
     int metrics_fd; /* -1 = none */
     struct progress progress;
     char label[64];
-    double started_s; /* clock when this process began to train */
 };
 
 double seconds_now(void);
+/* trainer.c: what happens once before the first step: the reference of DPO, the first evaluation. */
+int trainer_begin(struct trainer *trainer, struct shu_error *err);
 /* trainer.c: pool, kernels, network and optimiser of the recipe; the model (or tokenizer) is open. */
 int trainer_learner(struct trainer *trainer, int threads, struct shu_error *err);
 

@@ -125,7 +125,7 @@ static void a_new_network_learns_text(void **state) {
     struct tiny_run run;
     struct buf text = {0};
     struct train_metrics first, last;
-    tiny_run_new(&run, TRAIN_SCRATCH, "qwen2");
+    tiny_run_new(&run, TRAIN_SCRATCH, "qwen3"); /* its vocabulary; its sizes are others than the new network's */
     for (int i = 0; i < 200; i++) buf_printf(&text, "the herb of line %d is in the book and is not.\n\n", i);
     write_text(run.data, text.data, text.len);
     buf_free(&text);
@@ -135,7 +135,7 @@ static void a_new_network_learns_text(void **state) {
                                                  .heads = 4,
                                                  .kv_heads = 2,
                                                  .head_dim = 16,
-                                                 .ffn = 96,
+                                                 .ffn = 80,
                                                  .context = 256,
                                                  .norm_eps = 1e-5f,
                                                  .rope_base = 10000,
@@ -155,7 +155,8 @@ static void a_new_network_learns_text(void **state) {
     MUST(model_open(tiny_run_file(&run, "model.gguf"), &model, &must));
     MUST(decoder_config_read(model, &config, &must));
     assert_int_equal(config.arch, ARCH_QWEN3);
-    assert_int_equal(config.ffn, 96);
+    assert_int_equal(config.ffn, 80);
+    assert_int_equal(config.context, 256);
     model_close(model);
     char *metrics = read_text(tiny_run_file(&run, "metrics.jsonl"));
     assert_contains(metrics, "held_out_bits_per_byte");
@@ -353,6 +354,39 @@ static void two_ranks_do_what_one_does(void **state) {
     pthread_barrier_destroy(&meeting.barrier);
     tiny_run_free(&one);
     for (int r = 0; r < 2; r++) tiny_run_free(&two[r]);
+}
+
+/* Dropout is for learning: an evaluation sees the whole adapter. */
+static void evaluations_drop_nothing(void **state) {
+    (void)state;
+    struct tiny_run run;
+    struct trainer *trainers[2] = {NULL, NULL};
+    struct train_metrics metrics;
+    struct sums sums[2];
+    bool done;
+    tiny_run_new(&run, TRAIN_LORA, "qwen2");
+    write_facts(&run);
+    run.recipe.held_out = 0.3;
+    for (int k = 0; k < 2; k++) {
+        char out[TINY_PATH_BYTES + 2];
+        run.recipe.dropout = k ? 0.5 : 0;
+        snprintf(out, sizeof out, "%s%d", run.out, k);
+        struct trainer_options options = tiny_run_options(&run, false);
+        options.out_dir = out;
+        MUST(trainer_open(&run.recipe, &options, &trainers[k], &must));
+        for (int step = 0; step < 3; step++) MUST(trainer_step(trainers[k], &metrics, &done, &must));
+        if (k == 1) /* the same values in both */
+            for (int i = 0; i < trainers[0]->optimiser.count; i++) {
+                struct graph_parameter *from = &trainers[0]->optimiser.parameters[i].parameter;
+                memcpy(trainers[1]->optimiser.parameters[i].parameter.data, from->data,
+                       (size_t)(from->rows * from->cols) * sizeof(float));
+            }
+        tiny_remove(out);
+    }
+    for (int k = 0; k < 2; k++) MUST(evaluate(trainers[k], &sums[k], &must));
+    assert_true(sums[0].loss == sums[1].loss);
+    for (int k = 0; k < 2; k++) trainer_close(trainers[k]);
+    tiny_run_free(&run);
 }
 
 /* ------------------------------------------------------------------ guards */
@@ -553,6 +587,7 @@ int main(void) {
         cmocka_unit_test(a_weight_counts_like_copies),
         cmocka_unit_test(a_resumed_run_writes_the_same),
         cmocka_unit_test(two_ranks_do_what_one_does),
+        cmocka_unit_test(evaluations_drop_nothing),
         cmocka_unit_test(early_stopping_keeps_the_best),
         cmocka_unit_test(a_run_that_diverges_ends_with_a_reason),
         cmocka_unit_test(what_does_not_fit_is_refused),
