@@ -209,9 +209,10 @@ class Train(unittest.TestCase):
         text.write_text("".join(f"the herb of line {i} is in the book.\n\n" for i in range(300)))
         shu("tokenizer", "train", "--files", text, "--vocab", 300, vocabulary, "-q").check_returncode()
         recipe = self.fresh(".yaml")
-        recipe.write_text("network: {layers: 2, width: 64, heads: 4, kv_heads: 2, head_dim: 16, ffn: 96, context: 64}\n")
-        done = shu("train", "--tokenizer", vocabulary, "--data", text, "--method", "scratch", "--config", recipe, "--out",
-                   out, "--steps", 40, "--batch", 8, "--context", 64, "--lr", 5e-3, "-q", "--json")
+        recipe.write_text("network: {layers: 2, width: 64, heads: 4, kv_heads: 2, head_dim: 16, ffn: 96,\n"
+                          "          context: 64}\n")
+        done = shu("train", "--tokenizer", vocabulary, "--data", text, "--method", "scratch", "--config", recipe,
+                   "--out", out, "--steps", 40, "--batch", 8, "--context", 64, "--lr", 5e-3, "-q", "--json")
         self.assertEqual(done.returncode, 0, done.stderr.decode())
         self.assertLess(json.loads(done.stdout)["loss"], 2.5)
         done = shu("run", out / "model.gguf", "--raw", "-p", "the herb", "-n", 8, "--temp", 0)
