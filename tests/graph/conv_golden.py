@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Writes golden/conv.json: convolution, pooling, batch norm and LSTM of PyTorch, values and gradients of half the
-squared distance of the output to targets, in double precision from values that are exact in f32. Run it with a Python that has torch."""
+squared distance of the output to targets, in double precision from values that are exact in f32. Run it with a Python
+that has torch."""
 import json
 import pathlib
 
