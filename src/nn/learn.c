@@ -242,7 +242,11 @@ static int fill(struct learn_builder *builder, int index, struct shu_error *err)
     struct rng rng; /* its own for every tensor: what one gets does not depend on which others there are */
     rng_seed(&rng, learner->options.seed * 1000003 + (uint64_t)index);
     void *out = learner->block + item->value;
-    if (item->fill == FILL_COPY) return copy_values(item, out, err);
+    if (item->fill == FILL_COPY) {
+        int status = copy_values(item, out, err);
+        model_tensor_release(builder->model, item->source); /* read once: its pages need not count any longer */
+        return status;
+    }
     if (item->fill != FILL_MAPPED && item->fill != FILL_ZERO) draw_values(item, &rng, out);
     return SHU_OK;
 }
