@@ -368,7 +368,7 @@ static void evaluations_drop_nothing(void **state) {
     write_facts(&run);
     run.recipe.held_out = 0.3;
     for (int k = 0; k < 2; k++) {
-        char out[TINY_PATH_BYTES + 2];
+        char out[TINY_PATH_BYTES + 16];
         run.recipe.dropout = k ? 0.5 : 0;
         snprintf(out, sizeof out, "%s%d", run.out, k);
         struct trainer_options options = tiny_run_options(&run, false);
