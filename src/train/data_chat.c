@@ -65,7 +65,8 @@ static int grow_loss(struct buf *loss, size_t count, bool on) {
 
 static int encode_slice(struct chat *chat, const char *text, size_t from, size_t to, struct examples *out) {
     const struct encoder_options *options = chat->options;
-    if (from && from < to && options->space_prefix && text[from] == ' ') from++; /* the vocabulary adds it again */
+    if (from >= to) return SHU_OK;                                  /* BOS comes with the first text */
+    if (from && options->space_prefix && text[from] == ' ') from++; /* the vocabulary adds it again */
     return prompt_encode(options->tokenizer, options->work, text + from, to - from, from == 0, &out->ids, chat->err);
 }
 
@@ -111,9 +112,10 @@ static int locate(struct chat *chat, const struct buf *text, size_t i, struct an
     return status;
 }
 
-/* The whole conversation as one sequence; *fits false: a turn looks different once others follow. */
+/* The whole conversation as one sequence; *fits false: a turn looks different once others follow, or a template shows
+ * answers within each other. */
 static int whole_conversation(struct chat *chat, size_t answers_from, struct examples *out, bool *fits) {
-    size_t count = json_array_size(chat->messages);
+    size_t count = json_array_size(chat->messages), end = 0;
     int status = render(chat, count, false, &chat->whole);
     chat->count = 0;
     *fits = true;
@@ -122,7 +124,8 @@ static int whole_conversation(struct chat *chat, size_t answers_from, struct exa
         if (!is_answer(chat, i, answers_from)) continue;
         *answer = (struct answer){0};
         status = locate(chat, &chat->whole, i, answer);
-        *fits = answer->start != SIZE_MAX && answer->end != SIZE_MAX;
+        *fits = answer->start != SIZE_MAX && answer->end != SIZE_MAX && answer->start >= end;
+        end = answer->end;
         chat->count++;
     }
     return status || !*fits ? status : encode(chat, &chat->whole, out);

@@ -5,7 +5,6 @@
 #include <string.h>
 
 #define RECORD_BYTES_MAX ((size_t)64 << 20)
-#define WEIGHT_MAX       1e6
 #define PASSAGES_MAX     10000u
 
 static int refuse(struct shu_error *err, const char *reason) {
@@ -67,7 +66,7 @@ static int check_message(json_t *message, size_t number, struct shu_error *err) 
     return SHU_FAIL(err, SHU_E_FORMAT, "message %zu: expected content as text", number);
 }
 
-/* Appends the messages of a list, copied where they must change. */
+/* Appends the messages of a list, their content in parts joined in place. */
 static int add_messages(json_t *messages, json_t *list, struct shu_error *err) {
     size_t i;
     json_t *message;
@@ -213,9 +212,10 @@ static int read_form(bool preference, bool chat, struct record *out, struct shu_
 static int read_weight(struct record *out, struct shu_error *err) {
     const json_t *weight = json_object_get(out->root, "weight");
     out->weight = weight && !json_is_null(weight) ? json_number_value(weight) : 1;
-    if ((!weight || json_is_null(weight) || json_is_number(weight)) && out->weight > 0 && out->weight <= WEIGHT_MAX)
-        return SHU_OK;
-    return SHU_FAIL(err, SHU_E_FORMAT, "\"weight\": expected a number above 0 and at most %g", WEIGHT_MAX);
+    bool number = !weight || json_is_null(weight) || json_is_number(weight);
+    /* Shards keep floats: what is nothing there is none. */
+    if (number && (float)out->weight > 0 && out->weight <= SHARD_WEIGHT_MAX) return SHU_OK;
+    return SHU_FAIL(err, SHU_E_FORMAT, "\"weight\": expected a number above 0 and at most %g", SHARD_WEIGHT_MAX);
 }
 
 static int read_passages(struct record *out, struct shu_error *err) {
@@ -226,6 +226,9 @@ static int read_passages(struct record *out, struct shu_error *err) {
         return refuse(err, "\"passages\": expected a list of passage ids");
     json_array_foreach(passages, i, id) {
         if (!json_is_string(id)) return refuse(err, "\"passages\": expected a list of passage ids");
+        if (json_string_length(id) > SHARD_PASSAGE_BYTES_MAX)
+            return SHU_FAIL(err, SHU_E_FORMAT, "\"passages\": expected ids of at most %u bytes, found %zu",
+                            SHARD_PASSAGE_BYTES_MAX, json_string_length(id));
     }
     out->passages = passages;
     return SHU_OK;

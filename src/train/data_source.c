@@ -67,7 +67,7 @@ bool source_next(struct source *source, const char **text, size_t *bytes) {
     release_behind(source);
     while (source->at < source->map.bytes) {
         const char *line;
-        size_t before = source->at, length = take_line(source, &line);
+        size_t length = take_line(source, &line);
         if (blank(line, length)) {
             if (found) break;
             continue;
@@ -79,7 +79,6 @@ bool source_next(struct source *source, const char **text, size_t *bytes) {
         found = true;
         *bytes = (size_t)(line - *text) + length;
         if (source->kind == SOURCE_JSONL) break;
-        if (source->at == before) break;
     }
     return found;
 }

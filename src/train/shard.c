@@ -7,8 +7,6 @@
 enum { HEADER_BYTES = 16, FOOTER_BYTES = 256, INDEX_BYTES = 48, VERSION = 1, FLAG_PAIRS = 1 };
 enum { F_INDEX = 8, F_COUNTS = 16, F_VOCAB = 64, F_CONTEXT = 68, F_KEY = 96, F_TOKENIZER = 128, F_CHECKSUM = 248 };
 static const char MAGIC[] = "SHUSHARD", MAGIC_END[] = "SHUINDEX";
-#define PASSAGE_BYTES_MAX 4096u
-#define WEIGHT_MAX        1e6f
 
 _Static_assert(sizeof(struct shard_sequence) == INDEX_BYTES, "the index is read in place");
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "shards are read in place");
@@ -61,9 +59,9 @@ static int hold_passages(struct shard_writer *writer, const struct span *passage
     int status = SHU_OK;
     buf_clear(&writer->hold);
     for (size_t i = 0; i < count && !status; i++) {
-        if (passages[i].bytes > PASSAGE_BYTES_MAX)
+        if (passages[i].bytes > SHARD_PASSAGE_BYTES_MAX)
             return SHU_FAIL(err, SHU_E_RANGE, "a passage id of %u bytes is longer than %u", passages[i].bytes,
-                            PASSAGE_BYTES_MAX);
+                            SHARD_PASSAGE_BYTES_MAX);
         status = buf_append(&writer->hold, &passages[i].bytes, sizeof passages[i].bytes);
         if (!status && passages[i].bytes) status = buf_append(&writer->hold, passages[i].text, passages[i].bytes);
         if (!status && writer->hold.len % 4) status = buf_append(&writer->hold, zeros, 4 - writer->hold.len % 4);
@@ -172,7 +170,7 @@ static bool passages_fit(const uint8_t *at, uint32_t bytes, uint32_t count) {
     for (; count; count--) {
         if (end - at < 4) return false;
         uint64_t padded = ((uint64_t)read32(at) + 3) / 4 * 4;
-        if (read32(at) > PASSAGE_BYTES_MAX || padded > (uint64_t)(end - at - 4)) return false;
+        if (read32(at) > SHARD_PASSAGE_BYTES_MAX || padded > (uint64_t)(end - at - 4)) return false;
         at += 4 + padded;
     }
     return at == end;
@@ -187,6 +185,7 @@ static int check_sequence(const struct shard *shard, const char *name, uint64_t 
     if (sequence->offset != *at || bytes > limit - *at || sequence->tokens < 2)
         return damaged(name, err, "a sequence lies outside");
     const uint8_t *data = shard->map.data + *at;
+    uint32_t losses = 0; /* of tokens that are predicted: the first is not */
     for (uint32_t t = 0; t < sequence->tokens; t++) {
         uint32_t token = read32(data + (size_t)t * 4);
         if ((token & ~SHARD_LOSS) >= shard->vocab)
@@ -196,8 +195,11 @@ static int check_sequence(const struct shard *shard, const char *name, uint64_t 
                             name, (unsigned long long)i + 1, (unsigned long long)sequence->line, token & ~SHARD_LOSS,
                             shard->vocab);
         sum->loss_tokens += token >> 31;
+        losses += t > 0 && token & SHARD_LOSS;
     }
-    if (!(sequence->weight > 0 && sequence->weight <= WEIGHT_MAX)) return damaged(name, err, "a weight is no weight");
+    if (!losses) return damaged(name, err, "a sequence without a loss");
+    if (!(sequence->weight > 0 && (double)sequence->weight <= SHARD_WEIGHT_MAX))
+        return damaged(name, err, "a weight is no weight");
     if (!passages_fit(data + (size_t)sequence->tokens * 4, sequence->passage_bytes, sequence->passages))
         return damaged(name, err, "passage ids do not fit");
     sum->tokens += sequence->tokens;

@@ -26,7 +26,7 @@
  *
  * The footer stands at the end because the file is written in one go while the data streams by. A shard is hostile
  * until shard_open has looked at every byte of it; then everything inside may be assumed: offsets contiguous, ids below
- * the vocabulary, weights finite and positive, pairs complete.
+ * the vocabulary, weights finite and positive, a loss in every sequence, pairs complete.
  */
 #ifndef TRAIN_SHARD_H
 #define TRAIN_SHARD_H
@@ -35,7 +35,9 @@
 #include "train/train.h"
 
 enum { SHARD_HELD_OUT = 1, SHARD_REJECTED = 2 };
-#define SHARD_LOSS 0x80000000u
+#define SHARD_LOSS              0x80000000u
+#define SHARD_WEIGHT_MAX        1e6
+#define SHARD_PASSAGE_BYTES_MAX 4096u
 
 struct shard_sequence {
     uint64_t offset, line, document;

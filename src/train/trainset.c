@@ -240,7 +240,8 @@ static int tokenise(struct source *source, const char *path, const char *shard_p
 
 /* ---------------------------------------------------------------- opening */
 
-static int check_shard(const struct shard *shard, const char *path, const char *digest,
+/* What a shard says of itself is only what its writer said: everything that the packs rely on is checked. */
+static int check_shard(const struct shard *shard, const char *path, const char *digest, uint32_t vocab,
                        const struct trainset_options *options, struct shu_error *err) {
     if (strcmp(shard->tokenizer, digest) != 0)
         return SHU_FAIL(err, SHU_E_UNSUPPORTED,
@@ -248,6 +249,9 @@ static int check_shard(const struct shard *shard, const char *path, const char *
     if (shard->pairs != options->preference)
         return SHU_FAIL(err, SHU_E_UNSUPPORTED, "%s: a shard of %s, but this method learns from %s", path,
                         shard->pairs ? "answer pairs" : "texts", options->preference ? "answer pairs" : "texts");
+    if (shard->vocab != vocab)
+        return SHU_FAIL(err, SHU_E_UNSUPPORTED, "%s: a shard of %u tokens, but the base has %u; train from the text",
+                        path, shard->vocab, vocab);
     for (uint64_t i = 0; i < shard->counts.sequences; i++)
         if (shard->index[i].tokens > (uint32_t)options->context + 1)
             return SHU_FAIL(err, SHU_E_RANGE, "%s: line %llu has %u tokens, but the context is %d; set context: %u",
@@ -261,18 +265,19 @@ static int shard_of(struct source *source, const char *path, const char *shard_p
                     struct tokenizer_work *work, const struct trainset_options *options, struct shard *out,
                     bool *reused, struct shu_error *err) {
     char digest[65], data[65], key[65];
+    uint32_t vocab = (uint32_t)tokenizer_count(tokenizer);
     *reused = false;
     int status = tokenizer_digest(tokenizer, work, digest, err);
     if (status) return status;
     if (source->kind == SOURCE_SHARD) {
         status = shard_open(path, out, err);
-        if (!status && (status = check_shard(out, path, digest, options, err)) != 0) shard_close(out);
+        if (!status && (status = check_shard(out, path, digest, vocab, options, err)) != 0) shard_close(out);
         return status;
     }
     if ((status = source_hash(source, data, err)) != 0) return status;
     shard_key(data, digest, options, key);
     if (file_exists(shard_path) && !shard_open(shard_path, out, NULL)) {
-        *reused = strcmp(out->key, key) == 0;
+        *reused = strcmp(out->key, key) == 0 && !check_shard(out, shard_path, digest, vocab, options, NULL);
         if (*reused) return SHU_OK;
         shard_close(out);
     }

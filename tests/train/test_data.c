@@ -1,4 +1,5 @@
 /* Text to sequences: where the loss lies, what is refused and why, what a shard keeps. */
+#include "train/shard.h"
 #include "train/tiny_data.h"
 
 /* The rows of one sequence as text; tokens with a loss stand in brackets: "user: hi\n[there]". */
@@ -108,6 +109,27 @@ static void answers_that_change_when_others_follow_become_sequences(void **state
     char *one = shown(&tiny, 0), *two = shown(&tiny, 1);
     assert_string_equal(one, USER "a" END "\n" BOT "[<t>b" END "]");
     assert_string_equal(two, USER "a" END "\n" BOT "b" END "\n" USER "c" END "\n" BOT "[<t>d" END "]");
+    free(one);
+    free(two);
+    tiny_data_free(&tiny);
+}
+
+/* Openings of answers that lie before the end of the one before must not be cut as if they followed it. */
+static void answers_within_each_other_become_sequences(void **state) {
+    (void)state;
+    struct tiny_data tiny;
+    tiny_data_new(&tiny, ".jsonl");
+    snprintf(tiny.template_text, sizeof tiny.template_text, "%s",
+             "{% if not add_generation_prompt %}{% for m in messages %}{{ m.content }}{% endfor %}{% endif %}");
+    MUST(tiny_data_open(
+        &tiny,
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"},"
+        "{\"role\":\"user\",\"content\":\"c\"},{\"role\":\"assistant\",\"content\":\"d\"}]}",
+        &must));
+    assert_int_equal(tiny.report.sequences, 2);
+    char *one = shown(&tiny, 0), *two = shown(&tiny, 1);
+    assert_string_equal(one, "a[b]");
+    assert_string_equal(two, "a[bcd]");
     free(one);
     free(two);
     tiny_data_free(&tiny);
@@ -247,6 +269,7 @@ static void bad_lines_are_named_and_the_rest_is_used(void **state) {
     refused("{\"prompt\": 1, \"completion\": \"a\"}", "prompt");
     refused("{\"text\": \"a\", \"weight\": 0}", "weight");
     refused("{\"text\": \"a\", \"weight\": \"x\"}", "weight");
+    refused("{\"text\": \"a\", \"weight\": 1e-60}", "weight"); /* 0 as the float that a shard keeps */
     refused("{\"text\": \"a\", \"passages\": \"p\"}", "passages");
     refused("{\"text\": \"a\", \"passages\": [1]}", "passages");
     refused("{\"text\": \"\"}", "fewer than two tokens");
@@ -254,6 +277,21 @@ static void bad_lines_are_named_and_the_rest_is_used(void **state) {
     refused("{\"prompt\": \"hi\", \"completion\": \"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\"}",
             "the context is 32");
     refused("{\"text\": \"\xff\"}", "not valid JSON");
+}
+
+static void a_passage_id_that_is_too_long_costs_its_line_only(void **state) {
+    (void)state;
+    char line[SHARD_PASSAGE_BYTES_MAX + 64];
+    for (int over = 0; over < 2; over++) {
+        struct tiny_data tiny;
+        tiny_data_new(&tiny, ".jsonl");
+        snprintf(line, sizeof line, "{\"text\":\"abc\",\"passages\":[\"%0*d\"]}\n{\"text\":\"fine\"}\n",
+                 (int)SHARD_PASSAGE_BYTES_MAX + over, 0);
+        MUST(tiny_data_open(&tiny, line, &must));
+        assert_int_equal(tiny.report.rejected, over);
+        assert_int_equal(tiny.report.sequences, 2 - over);
+        tiny_data_free(&tiny);
+    }
 }
 
 static void long_conversations_are_cut_on_request(void **state) {
@@ -337,6 +375,50 @@ static void a_shard_serves_as_data(void **state) {
     tiny_data_free(&tiny);
 }
 
+/* A shard with the key that is wanted, one sequence of `count` times the same id, and more tokens than there are. */
+static void forge_shard(const char *path, uint32_t id, size_t count, uint32_t more) {
+    struct shard shard;
+    struct shard_writer writer;
+    struct shard_sequence sequence = {.line = 1, .weight = 1};
+    uint32_t *tokens = malloc(count * sizeof *tokens);
+    for (size_t i = 0; i < count; i++) tokens[i] = id | SHARD_LOSS;
+    MUST(shard_open(path, &shard, &must));
+    MUST(shard_writer_open(path, false, &writer, &must));
+    MUST(shard_write(&writer, &sequence, tokens, count, NULL, 0, &must));
+    MUST(shard_writer_commit(&writer, shard.vocab + more, 64, shard.key, shard.tokenizer, &must));
+    shard_close(&shard);
+    free(tokens);
+}
+
+/* Packs have room for sequences of the context, the network rows for its own vocabulary. */
+static void a_shard_that_only_claims_to_fit_is_not_used(void **state) {
+    (void)state;
+    struct tiny_data tiny, other;
+    struct shu_error err = {0};
+    tiny_data_new(&tiny, ".jsonl");
+    tiny_data_new(&other, ".shard");
+    uint32_t vocab = (uint32_t)tokenizer_count(tiny.tokenizer);
+    const struct {
+        uint32_t id;
+        size_t count;
+        uint32_t more;
+        bool fits;
+        int code; /* as data of its own */
+    } forged[] = {{1, 65, 0, true, SHU_OK}, {1, 5000, 0, false, SHU_E_RANGE}, {vocab, 65, 1, false, SHU_E_UNSUPPORTED}};
+    for (size_t i = 0; i < sizeof forged / sizeof *forged; i++) {
+        MUST(tiny_data_open(&tiny, "{\"text\":\"abc\"}\n", &must));
+        forge_shard(tiny.shard, forged[i].id, forged[i].count, forged[i].more);
+        unlink(other.data);
+        assert_int_equal(link(tiny.shard, other.data), 0);
+        assert_int_equal(tiny_data_open(&other, NULL, &err), forged[i].code);
+        MUST(tiny_data_open(&tiny, NULL, &must));
+        assert_true(tiny.report.reused == forged[i].fits);
+        unlink(tiny.shard);
+    }
+    tiny_data_free(&other);
+    tiny_data_free(&tiny);
+}
+
 static void failing_writes_and_memory_leave_no_half_shard(void **state) {
     (void)state;
     struct tiny_data tiny;
@@ -376,15 +458,18 @@ int main(void) {
         cmocka_unit_test(the_loss_lies_on_what_the_assistant_says),
         cmocka_unit_test(control_tokens_of_messages_stay_text),
         cmocka_unit_test(answers_that_change_when_others_follow_become_sequences),
+        cmocka_unit_test(answers_within_each_other_become_sequences),
         cmocka_unit_test(without_a_template_words_are_joined),
         cmocka_unit_test(plain_text_is_parted_at_blank_lines_and_split),
         cmocka_unit_test(passages_and_weights_stay_with_their_sequence),
         cmocka_unit_test(pairs_lie_side_by_side),
         cmocka_unit_test(bad_lines_are_named_and_the_rest_is_used),
+        cmocka_unit_test(a_passage_id_that_is_too_long_costs_its_line_only),
         cmocka_unit_test(long_conversations_are_cut_on_request),
         cmocka_unit_test(nothing_left_is_an_error_that_says_why),
         cmocka_unit_test(a_shard_is_made_again_only_when_something_changed),
         cmocka_unit_test(a_shard_serves_as_data),
+        cmocka_unit_test(a_shard_that_only_claims_to_fit_is_not_used),
         cmocka_unit_test(failing_writes_and_memory_leave_no_half_shard),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

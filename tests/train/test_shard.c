@@ -111,6 +111,10 @@ static void forged_content_is_refused(void **state) {
         if (parse_forged(data, bytes, (forged[i].from_index ? index : footer) + forged[i].at, forged[i].value, &err) !=
             SHU_E_FORMAT)
             fail_msg("forgery %zu was accepted", i);
+    uint64_t second;
+    memcpy(&second, data + index + 48, sizeof second);
+    assert_int_equal(parse_forged(data, bytes, (size_t)second + 4, 5, &err), SHU_E_FORMAT);
+    assert_contains(err.message, "a sequence without a loss");
     free(data);
     unlink(path);
     data = make_shard(path, true, &bytes);
