@@ -183,6 +183,7 @@ static void prune_tile(void *context, int thread, int64_t tile) {
     struct word_table *table = &pruning->trainer->words.shard[tile];
     size_t kept = 0, text = 0;
     (void)thread;
+    if (!table->slots) return; /* no piece has fallen here */
     for (size_t i = 0; i < table->count; i++) {
         struct word_entry entry = table->entries[i];
         if (entry.count < pruning->least) {

@@ -321,6 +321,23 @@ static void expect_refused(const struct vocab_trainer_options *options, struct p
     if (!strstr(err.message, words)) fail_msg("\"%s\" does not mention \"%s\"", err.message, words);
 }
 
+/* Most tables stay empty, and what there is goes: only bytes are left. */
+static void test_everything_forgotten(void **state) {
+    (void)state;
+    struct vocab_trainer_options options = {.pre = PRE_QWEN2, .vocab = 300, .max_bytes = 1};
+    struct vocab_trainer_report report;
+    struct pool *pool = pool_of(1);
+    struct vocab_trainer *trainer = trainer_of(&options, pool);
+    MUST(vocab_trainer_add(trainer, "abc abc xyz", 11, NULL, &must));
+    MUST(vocab_trainer_learn(trainer, NULL, &must));
+    vocab_trainer_report(trainer, &report);
+    assert_int_equal(report.pieces, 3);
+    assert_int_equal(report.forgotten, 3);
+    assert_int_equal(report.tokens, 256);
+    vocab_trainer_free(trainer);
+    pool_free(pool);
+}
+
 static void test_refusals(void **state) {
     (void)state;
     static const char *const plain[] = {"aa"}, *const empty[] = {""}, *const same[] = {"<x>", "<x>"};
@@ -399,6 +416,7 @@ int main(void) {
         cmocka_unit_test(test_same_as_hugging_face),
         cmocka_unit_test(test_threads_and_portions_change_nothing),
         cmocka_unit_test(test_specials_and_the_tokenizer),
+        cmocka_unit_test(test_everything_forgotten),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_long_pieces),
         cmocka_unit_test(test_faults),
