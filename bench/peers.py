@@ -173,6 +173,11 @@ def english_text(characters):
     return "\n".join(parts)[:characters]
 
 
+def has_bf16():
+    """Products of bf16 in hardware; without them both programs would only emulate."""
+    return any("avx512_bf16" in line.split() for line in open("/proc/cpuinfo") if line.startswith("flags"))
+
+
 def machine():
     cpu = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
     flags = next((line for line in open("/proc/cpuinfo") if line.startswith("flags")), "")

@@ -16,10 +16,6 @@ import peers
 ROWS = {"lora": ("lora", 1.0, 1.6, 0.5), "lora-third": ("lora", 1 / 3, 2.0, 0.5), "full": ("full", 1.0, 1.4, 1.0)}
 
 
-def has_bf16():
-    return any("avx512_bf16" in line.split() for line in open("/proc/cpuinfo") if line.startswith("flags"))
-
-
 def torch_run(method, share, dtype, args):
     out = peers.run([peers.torch_python(), peers.ROOT / "bench/peft_step.py", "--method", method, "--dtype", dtype,
                      "--loss-share", share, "--steps", args.steps, "--threads", args.threads])
@@ -68,7 +64,7 @@ def main():
     parser.add_argument("--rows", default=",".join(ROWS))
     parser.add_argument("--bf16", action="store_true")
     args = parser.parse_args()
-    args.dtypes = ["f32"] + (["bf16"] if args.bf16 or has_bf16() else [])
+    args.dtypes = ["f32"] + (["bf16"] if args.bf16 or peers.has_bf16() else [])
     results = {row: compare(row, args) for row in args.rows.split(",")}
     peers.publish("vs-peft", table(results), {"results": results, "threads": args.threads})
 
