@@ -14,11 +14,12 @@ struct train_flags {
 };
 
 /* Options that set a key of the recipe; their values are read as the recipe's would be. */
+enum { AT_BATCH, AT_MICRO_BATCH }; /* those that are asked for by place */
 static const char *const recipe_options[][2] = {
+    [AT_BATCH] = {"--batch", "batch"},
+    [AT_MICRO_BATCH] = {"--micro-batch", "micro_batch"},
     {"--steps", "steps"},
     {"--epochs", "epochs"},
-    {"--batch", "batch"},
-    {"--micro-batch", "micro_batch"},
     {"--context", "context"},
     {"--rank", "rank"},
     {"--alpha", "alpha"},
@@ -54,11 +55,13 @@ struct overrides {
 static int lay_over(const struct overrides *overrides, struct recipe *recipe, struct shu_error *err) {
     int status = SHU_OK;
     for (size_t i = 0; i < RECIPE_OPTIONS && !status; i++)
-        if (overrides->value[i]) status = recipe_set(recipe, recipe_options[i][1], overrides->value[i], err);
+        if (overrides->value[i])
+            status = recipe_set(recipe, recipe_options[i][1], overrides->value[i], recipe_options[i][0], err);
     for (size_t i = 0; i < RECIPE_SWITCHES && !status; i++)
-        if (overrides->on[i]) status = recipe_set(recipe, recipe_switches[i][1], "true", err);
+        if (overrides->on[i]) status = recipe_set(recipe, recipe_switches[i][1], "true", recipe_switches[i][0], err);
     /* A smaller batch need not say so twice. */
-    if (!status && overrides->value[2] && !overrides->value[3] && recipe->micro_batch > recipe->batch)
+    if (!status && overrides->value[AT_BATCH] && !overrides->value[AT_MICRO_BATCH] &&
+        recipe->micro_batch > recipe->batch)
         recipe->micro_batch = recipe->batch;
     return status;
 }

@@ -147,12 +147,12 @@ static uint64_t read64(const uint8_t *at) {
 
 /* Walks over a file; every step is checked against its end. */
 struct reader {
-    const struct map *map;
+    const uint8_t *data;
     size_t at, end;
 };
 
 static const uint8_t *get(struct reader *reader, size_t bytes, size_t align) {
-    const uint8_t *from = reader->map->data + reader->at;
+    const uint8_t *from = reader->data + reader->at;
     size_t padded = (bytes + align - 1) / align * align;
     if (bytes > reader->end - reader->at || padded > reader->end - reader->at) return NULL;
     reader->at += padded;
@@ -191,31 +191,31 @@ static bool take_blocks(struct reader *reader, const struct checkpoint *content,
     return reader->at == reader->end;
 }
 
-static int read_mapped(const struct map *map, const struct checkpoint *content, const char *path,
-                       struct shu_error *err) {
-    struct reader reader = {.map = map};
-    if (map->bytes < HEADER_BYTES + 8 || memcmp(map->data, MAGIC, 8) != 0) return damaged(path, err);
-    reader.end = map->bytes - 8;
-    if (read64(map->data + reader.end) != checksum_of(map->data, reader.end))
+int checkpoint_parse(const struct checkpoint *content, const uint8_t *data, size_t bytes, const char *path,
+                     struct shu_error *err) {
+    struct reader reader = {.data = data};
+    if (bytes < HEADER_BYTES + 8 || memcmp(data, MAGIC, 8) != 0) return damaged(path, err);
+    reader.end = bytes - 8;
+    if (read64(data + reader.end) != checksum_of(data, reader.end))
         return SHU_FAIL(err, SHU_E_CHECKSUM,
                         "%s: the checkpoint's checksum does not match; delete it, an earlier one "
                         "may be there",
                         path);
     uint32_t head[2] = {VERSION, content->weights_only ? FLAG_WEIGHTS_ONLY : 0};
-    if (memcmp(map->data + 8, head, sizeof head) != 0)
+    if (memcmp(data + 8, head, sizeof head) != 0)
         return SHU_FAIL(err, SHU_E_UNSUPPORTED, "%s: a checkpoint of another version of shu", path);
-    size_t identity = read64(map->data + 16);
+    size_t identity = read64(data + 16);
     get(&reader, HEADER_BYTES, 1);
     const uint8_t *text = identity <= IDENTITY_BYTES_MAX ? get(&reader, identity, 8) : NULL;
     if (!text) return damaged(path, err);
     int status = check_identity(path, (const char *)text, identity, content->identity, err);
     if (status) return status;
-    if (read64(map->data + 24) != (uint64_t)content->count) return damaged(path, err);
+    if (read64(data + 24) != (uint64_t)content->count) return damaged(path, err);
     if ((status = check_entries(&reader, content, path, err)) != 0) return status;
     struct reader blocks = reader;
     if (!take_blocks(&blocks, content, false)) return damaged(path, err);
     take_blocks(&reader, content, true);
-    memcpy(content->state, map->data + STATE_AT, sizeof *content->state);
+    memcpy(content->state, data + STATE_AT, sizeof *content->state);
     return SHU_OK;
 }
 
@@ -223,7 +223,7 @@ int checkpoint_read(const struct checkpoint *content, const char *path, struct s
     struct map map;
     int status = map_open(path, &map, err);
     if (status) return status;
-    status = read_mapped(&map, content, path, err);
+    status = checkpoint_parse(content, map.data, map.bytes, path, err);
     map_close(&map);
     return status;
 }

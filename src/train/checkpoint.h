@@ -46,6 +46,9 @@ int checkpoint_write(const struct checkpoint *content, const char *path, struct 
 /* Fills state and parameters of `content`. SHU_E_FORMAT, SHU_E_CHECKSUM: damaged; SHU_E_UNSUPPORTED: of another run,
  * naming what differs. Only after all checks is anything changed. */
 int checkpoint_read(const struct checkpoint *content, const char *path, struct shu_error *err);
+/* The same on bytes in memory: for the fuzzer. */
+int checkpoint_parse(const struct checkpoint *content, const uint8_t *data, size_t bytes, const char *path,
+                     struct shu_error *err);
 
 #define CHECKPOINTS_KEPT 2
 /* "checkpoint-STEP.shu" in a folder: steps of the newest, at most `room` of them, newest first; returns how many there

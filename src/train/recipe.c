@@ -360,15 +360,15 @@ int recipe_read(const char *path, struct recipe *recipe, struct shu_error *err) 
     return status;
 }
 
-int recipe_set(struct recipe *recipe, const char *key, const char *value, struct shu_error *err) {
+int recipe_set(struct recipe *recipe, const char *key, const char *value, const char *shown, struct shu_error *err) {
     const struct key *found = find_key(recipe_keys, COUNT(recipe_keys), key);
     struct buf expected = {0};
     json_t *parsed = NULL;
-    if (!found) return SHU_FAIL(err, SHU_E_USAGE, "--%s: no such key; docs/train.md lists them", key);
+    if (!found) return SHU_FAIL(err, SHU_E_USAGE, "%s: no key \"%s\"; docs/train.md lists them", shown, key);
     int status = yaml_parse(value, strlen(value), key, &parsed, NULL);
     if (status || !store(found, parsed, recipe)) {
         status = describe(found, &expected);
-        status = SHU_FAIL(err, SHU_E_USAGE, "--%s: expected %s, found \"%s\"", key,
+        status = SHU_FAIL(err, SHU_E_USAGE, "%s: expected %s, found \"%s\"", shown,
                           expected.data && !status ? expected.data : "another value", value);
     }
     buf_free(&expected);

@@ -6,8 +6,8 @@
  *
  * A step takes `batch` packs of `context` tokens from the set, in an order that follows the seed and the
  * epoch; a pack is several whole sequences behind each other, which do not see one another. The packs of a
- * step are run `micro_batch` at a time; gradients add up, weighted per token, so that the result does not
- * depend on the micro-batch beyond rounding. Everything a run needs to go on is in its checkpoint: after
+ * step are run `micro_batch` at a time; gradients add up, weighted per token, so that without dropout the result
+ * does not depend on the micro-batch beyond rounding. Everything a run needs to go on is in its checkpoint: after
  * kill -9 it repeats the steps since the last one and, on the same machine, writes the same metrics.
  *
  * Preference tuning (DPO, Rafailov et al. 2023) trains adapters on pairs of answers: a pack then holds whole
@@ -64,8 +64,8 @@ int recipe_read(const char *path, struct recipe *recipe, struct shu_error *err);
 /* The same for YAML text in memory, of which the mapping at `under` ("train"; "" = the whole) is the recipe. */
 int recipe_read_text(const char *text, size_t bytes, const char *name, const char *under, struct recipe *recipe,
                      struct shu_error *err);
-/* One key from the command line, its value spelled as in YAML; messages begin with "--KEY:". */
-int recipe_set(struct recipe *recipe, const char *key, const char *value, struct shu_error *err);
+/* One key from the command line, its value spelled as in YAML; messages begin with `shown`, the option ("--lr"). */
+int recipe_set(struct recipe *recipe, const char *key, const char *value, const char *shown, struct shu_error *err);
 /* Checks what belongs together; every message names the key. */
 int recipe_check(const struct recipe *recipe, struct shu_error *err);
 json_t *recipe_to_json(const struct recipe *recipe); /* all keys that count for its method; NULL without memory */
@@ -176,7 +176,7 @@ bool trainer_done(const struct trainer *trainer);          /* all steps, or earl
 int trainer_step(struct trainer *trainer, struct train_metrics *out, bool *done, struct shu_error *err);
 int trainer_checkpoint(struct trainer *trainer, struct shu_error *err); /* now; for an interrupt */
 /* What out_dir receives at the end: adapter.gguf + adapter/ (PEFT) or model.gguf, loss.svg, README.md (model card).
- * With early stopping, the weights are those of the best evaluation. */
+ * With `patience`, the weights are those of the best evaluation. */
 int trainer_finish(struct trainer *trainer, struct shu_error *err);
 void trainer_close(struct trainer *trainer); /* NULL is a no-op */
 

@@ -91,16 +91,16 @@ static void the_command_line_lays_over_too(void **state) {
     struct recipe recipe;
     struct shu_error err = {0};
     recipe_defaults(TRAIN_FULL, &recipe);
-    MUST(recipe_set(&recipe, "learning_rate", "3e-4", &must));
-    MUST(recipe_set(&recipe, "steps", "10", &must));
-    MUST(recipe_set(&recipe, "targets", "[q, v]", &must));
+    MUST(recipe_set(&recipe, "learning_rate", "3e-4", "--learning_rate", &must));
+    MUST(recipe_set(&recipe, "steps", "10", "--steps", &must));
+    MUST(recipe_set(&recipe, "targets", "[q, v]", "--targets", &must));
     assert_true(recipe.learning_rate == 3e-4);
     assert_int_equal(recipe.steps, 10);
     assert_int_equal(recipe.targets, DECODER_Q | DECODER_V);
-    assert_int_equal(recipe_set(&recipe, "steps", "many", &err), SHU_E_USAGE);
+    assert_int_equal(recipe_set(&recipe, "steps", "many", "--steps", &err), SHU_E_USAGE);
     assert_contains(err.message, "--steps: expected a whole number");
-    assert_int_equal(recipe_set(&recipe, "steps", "[", &err), SHU_E_USAGE);
-    assert_int_equal(recipe_set(&recipe, "stepz", "1", &err), SHU_E_USAGE);
+    assert_int_equal(recipe_set(&recipe, "steps", "[", "--steps", &err), SHU_E_USAGE);
+    assert_int_equal(recipe_set(&recipe, "stepz", "1", "--stepz", &err), SHU_E_USAGE);
 }
 
 static void clashes(enum train_method method, const char *yaml, const char *word) {

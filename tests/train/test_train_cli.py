@@ -156,7 +156,7 @@ class Train(unittest.TestCase):
         self.fails(shu("train"), 2, "expected: shu train --base MODEL")
         self.fails(shu("train", "--data", data, "--out", self.fresh()), 2, "needs --base")
         self.fails(self.train(data, "--rank", "many")[0], 2, "--rank: expected a whole number")
-        self.fails(self.train(data, "--lr", "-1")[0], 2, "--learning_rate: expected a number")
+        self.fails(self.train(data, "--lr", "-1")[0], 2, "--lr: expected a number")
         self.fails(self.train(data, method="sft")[0], 2, "lora, full, scratch or dpo")
         self.fails(shu("train", "--base", base, "--data", data, "--method", "scratch", "--out", self.fresh()), 2,
                    "scratch has no base")
