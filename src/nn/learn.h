@@ -5,7 +5,7 @@
  *
  * The base is not packed: products read the mapped file's rows at their own bit width, in both directions,
  * so a frozen Q4_K_M base costs its file size. Low-rank adapters (LoRA, Hu et al. 2021) add
- * scale * B (A x) to a product: A [rank, in] starts with normal values of variance 1 / in, B [out, rank] at zero.
+ * scale * B (A x) to a product: A [rank, in] starts uniform in +-1 / sqrt(in), B [out, rank] at zero.
  * Full training copies every tensor to f32 or bf16 (vectors always f32).
  */
 #ifndef NN_LEARN_H

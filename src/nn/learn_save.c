@@ -45,18 +45,31 @@ static int write_config(struct gguf_writer *writer, const struct decoder_config 
 
 struct save_run {
     const struct learner *learner;
+    const struct model *base; /* whose order of rows the tensors have; NULL: that of files */
     struct gguf_writer *writer;
     bool writing; /* else declaring */
     int status;
     struct shu_error *err;
 };
 
+static int save_values(const struct save_run *run, const struct graph_parameter *parameter) {
+    struct adapter_order order = {0};
+    size_t row_bytes = dtype_row_bytes(parameter->dtype, parameter->cols);
+    const uint8_t *data = parameter->data;
+    int status = SHU_OK;
+    if (run->base) order = model_file_order(run->base, parameter->name, parameter->rows);
+    if (!order.head) return gguf_writer_data(run->writer, data, row_bytes * (size_t)parameter->rows, run->err);
+    for (int64_t row = 0; row < parameter->rows && !status; row++)
+        status = gguf_writer_data(run->writer, data + (size_t)adapter_source_row(order, row) * row_bytes, row_bytes,
+                                  run->err);
+    return status;
+}
+
 static void save_one(struct save_run *run, const struct graph_parameter *parameter) {
     if (parameter == NULL || run->status) return;
     int64_t shape[4] = {parameter->cols, parameter->rows, 1, 1};
-    size_t bytes = dtype_row_bytes(parameter->dtype, parameter->cols) * (size_t)parameter->rows;
     if (run->writing)
-        run->status = gguf_writer_data(run->writer, parameter->data, bytes, run->err);
+        run->status = save_values(run, parameter);
     else if (gguf_writer_declare(run->writer, parameter->name, parameter->dtype, parameter->rows > 1 ? 2 : 1, shape))
         run->status = SHU_FAIL(run->err, SHU_E_NOMEM, "no memory for the list of tensors");
 }
@@ -75,7 +88,7 @@ int learner_save(const struct learner *learner, const struct model *meta, const 
     struct gguf_writer *writer;
     int status = gguf_writer_open(path, &writer, err);
     if (status) return status;
-    struct save_run run = {.learner = learner, .writer = writer, .err = err};
+    struct save_run run = {.learner = learner, .base = learner->fresh ? NULL : meta, .writer = writer, .err = err};
     if (gguf_writer_copy_meta(writer, meta) || gguf_writer_set_string(writer, "general.name", name) ||
         (learner->fresh && write_config(writer, &learner->config)))
         status = SHU_FAIL(err, SHU_E_NOMEM, "no memory for the metadata of %s", path);

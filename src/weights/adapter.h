@@ -53,6 +53,9 @@ static inline int64_t adapter_source_row(struct adapter_order order, int64_t row
     return row - local + from;
 }
 
+/* The same for a model's own matrix: which of its rows a GGUF file holds at a row. */
+struct adapter_order model_file_order(const struct model *model, const char *name, int64_t rows);
+
 /* Every pair must fit a matrix of the model, and the base must be the one that is named, if one is. */
 int adapter_check(const struct adapter *adapter, const struct model *model, struct shu_error *err);
 

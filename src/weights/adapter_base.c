@@ -100,12 +100,15 @@ int adapter_check(const struct adapter *adapter, const struct model *model, stru
 
 /* --------------------------------------------------------------- row order */
 
-bool rotary_halved(const struct model *model) {
+/* Do the model's own rows stand in halves? */
+static bool rotary_halved(const struct model *model) {
     bool halved = false;
     return meta_bool(model, "shu.rope.neox", &halved) && halved;
 }
 
-int64_t rotary_head(const struct model *model, const char *name, int64_t rows) {
+/* GGUF interleaves the rotary pairs of llama's q and k (rows 2i and 2i + 1 of a head), Hugging Face keeps them as two
+ * halves (rows i and half + i). Rows of one head of such a matrix; 0: rows of this matrix have one order only. */
+static int64_t rotary_head(const struct model *model, const char *name, int64_t rows) {
     const char *arch = "";
     int64_t heads = 0;
     meta_string(model, "general.architecture", &arch, NULL);
@@ -126,6 +129,10 @@ static struct adapter_order order_between(const struct model *model, const char 
 struct adapter_order adapter_order(const struct adapter *adapter, const struct model *model,
                                    const struct adapter_pair *pair) {
     return order_between(model, pair->name, pair->out, adapter->halved, rotary_halved(model));
+}
+
+struct adapter_order model_file_order(const struct model *model, const char *name, int64_t rows) {
+    return order_between(model, name, rows, rotary_halved(model), false);
 }
 
 struct adapter_order adapter_write_order(const struct adapter_write *what, const struct adapter_pair *pair,

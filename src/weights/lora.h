@@ -54,12 +54,6 @@ bool lora_is_sha256(const char *text);
 
 /* --------------------------------------------------------------- row order */
 
-/* GGUF interleaves the rotary pairs of llama's q and k (rows 2i and 2i + 1 of a head), Hugging Face keeps them as two
- * halves (rows i and half + i). Rows of one head of such a matrix; 0: rows of this matrix have one order only. */
-int64_t rotary_head(const struct model *model, const char *name, int64_t rows);
-/* Do the model's own rows stand in halves? */
-bool rotary_halved(const struct model *model);
-
 /* Checks what a caller wants written. */
 int adapter_write_check(const struct adapter_write *what, struct shu_error *err);
 /* Order in which B's rows, which stand as in the base, must be written. */

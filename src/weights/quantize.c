@@ -77,14 +77,12 @@ static bool is_changed(const struct row_change *change, const struct model_tenso
     return change && change->touches(change, tensor);
 }
 
-/* A folder's rotary rows stand in halves; files interleave them. */
 static void plan_tensor(const struct model *model, const struct model_tensor *tensor, enum dtype to,
                         const struct row_change *change, struct conversion *job) {
     *job = (struct conversion){.tensor = tensor, .to = to, .change = change, .changed = is_changed(change, tensor)};
-    if (rotary_halved(model))
-        job->order = (struct adapter_order){rotary_head(model, tensor->name, tensor_rows(&tensor->view)), true};
     job->cols = tensor->view.shape[0];
     job->rows = tensor_rows(&tensor->view);
+    job->order = model_file_order(model, tensor->name, job->rows);
     job->from_row_bytes = dtype_row_bytes(tensor->view.dtype, job->cols);
     job->to_row_bytes = dtype_row_bytes(to, job->cols);
 }
