@@ -24,7 +24,7 @@ static int evaluate_rows(struct trainer *trainer, struct sums *out, struct shu_e
 
 int evaluate(struct trainer *trainer, struct sums *out, struct shu_error *err) {
     struct rows *rows = &trainer->rows;
-    int64_t packs, micro = trainer->recipe.micro_batch;
+    int64_t packs = 0, micro = trainer->recipe.micro_batch;
     *out = (struct sums){0};
     int status = trainset_packs(trainer->set, true, 0, &packs, err);
     for (int64_t p = 0; p < packs && !status;) {

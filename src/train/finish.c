@@ -191,8 +191,9 @@ static int card_results(const struct trainer *trainer, const struct results *res
     if (!status && !isnan(results->accuracy))
         status =
             buf_printf(out, "; held-out pairs: margin %.4f, %.1f%% right", results->margin, 100 * results->accuracy);
-    if (!status && state->stopped)
-        status = buf_printf(out, "; stopped early, the weights are those of step %lld (held-out loss %.4f)",
+    if (!status && state->stopped) status = buf_puts(out, "; stopped early");
+    if (!status && trainer->recipe.patience && state->best_step > 0)
+        status = buf_printf(out, "; the weights are those of step %lld (held-out loss %.4f)",
                             (long long)state->best_step, state->best);
     return status ? status : buf_puts(out, ".\n\n");
 }

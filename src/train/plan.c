@@ -3,28 +3,31 @@
 
 #include <math.h>
 
+/* Rows of the training part (0) or the held-out one (1). */
+static int64_t part_rows(const struct trainer *trainer, int part) {
+    const struct train_part *of = &trainer->set->parts[part];
+    int64_t rows = 0;
+    for (int64_t i = 0; i < of->unit_count; i++)
+        for (int s = 0; s < trainer->set->unit_sequences; s++)
+            rows += (int64_t)trainer->set->shard.index[of->units[i] + s].tokens - 1;
+    return rows;
+}
+
 /* Rows of an average pack. */
 static int rows_per_pack(struct trainer *trainer, double *out, struct shu_error *err) {
-    const struct train_part *part = &trainer->set->parts[0];
-    int64_t packs, rows = 0;
+    int64_t packs = 0;
     int status = trainset_packs(trainer->set, false, 0, &packs, err);
-    for (int64_t i = 0; i < part->unit_count && !status; i++)
-        for (int s = 0; s < trainer->set->unit_sequences; s++)
-            rows += (int64_t)trainer->set->shard.index[part->units[i] + s].tokens - 1;
-    *out = packs ? (double)rows / (double)packs : 0;
+    *out = packs ? (double)part_rows(trainer, 0) / (double)packs : 0;
     return status;
 }
 
-/* Evaluations need a forward pass only: a third of the work. */
+/* Evaluations, and the reference of DPO, need a forward pass only: a third of the work. */
 static double evaluation_rows(const struct trainer *trainer) {
-    const struct train_part *part = &trainer->set->parts[1];
     const struct recipe *recipe = &trainer->recipe;
-    double rows = 0, times = 2; /* before the first step, and after the last */
-    for (int64_t i = 0; i < part->unit_count; i++)
-        for (int s = 0; s < trainer->set->unit_sequences; s++)
-            rows += (double)trainer->set->shard.index[part->units[i] + s].tokens - 1;
+    double held_out = (double)part_rows(trainer, 1), times = 2; /* before the first step, and after the last */
     if (recipe->eval_every) times += floor((double)(trainer->steps - 1) / (double)recipe->eval_every);
-    return rows * times / 3;
+    double reference = recipe->method == TRAIN_DPO ? (double)part_rows(trainer, 0) + held_out : 0;
+    return (held_out * times + reference) / 3;
 }
 
 /* Steps for `seconds`, updates of rate 0 included; rows and seconds of what was run. */

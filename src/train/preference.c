@@ -111,7 +111,7 @@ static int reference_save(const struct trainer *trainer, const char *path, const
 
 static int reference_part(struct trainer *trainer, bool held_out, struct progress *progress, struct shu_error *err) {
     struct rows *rows = &trainer->rows;
-    int64_t packs;
+    int64_t packs = 0;
     int status = trainset_packs(trainer->set, held_out, 0, &packs, err);
     for (int64_t p = 0; p < packs && !status; p++) {
         struct train_pack pack;
@@ -139,7 +139,8 @@ int preference_open(struct trainer *trainer, struct shu_error *err) {
     int status = buf_printf(&path, "%s/reference.shu", trainer->out_dir);
     if (status || !trainer->reference || !trainer->margins)
         status = SHU_FAIL(err, SHU_E_NOMEM, "out of memory for %zu answers", sequences);
-    if (!status) status = reference_key(trainer, key, err);
+    if (status || trainer->probe) goto out; /* speed does not depend on the values */
+    status = reference_key(trainer, key, err);
     if (status || reference_load(trainer, path.data, key)) goto out;
     progress_start(&progress, "reference", "answers", sequences, trainer->quiet);
     status = reference_part(trainer, false, &progress, err);

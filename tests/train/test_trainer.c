@@ -5,6 +5,7 @@
 #include <pthread.h>
 
 #include "infer/infer.h"
+#include "support/tiny_hf.h"
 #include "train/trainer.h"
 
 /* ----------------------------------------------------------------- learning */
@@ -118,6 +119,41 @@ static void full_training_learns_them_too(void **state) {
         assert_in_range(known_with(tiny_run_file(&run, "model.gguf"), NULL), FACTS - (types[i] == DT_BF16), FACTS);
         tiny_run_free(&run);
     }
+}
+
+/* Folders keep llama's rotary rows in halves; what full training leaves is a file, with the order of files. */
+static void a_folder_becomes_a_file_with_its_order_of_rows(void **state) {
+    (void)state;
+    struct tiny_run run;
+    struct model *before = NULL, *after = NULL;
+    char folder[TINY_PATH_BYTES];
+    tiny_run_new(&run, TRAIN_FULL, "llama");
+    write_facts(&run);
+    run.recipe.steps = 1;
+    run.recipe.learning_rate = 1e-9;
+    run.recipe.state_type = DT_F32;
+    tiny_path(folder, ".hf");
+    MUST(model_open(run.model, &before, &must));
+    MUST(tiny_export_hf(before, folder, 1, DT_F32, &must));
+    char gguf[TINY_PATH_BYTES];
+    memcpy(gguf, run.model, sizeof gguf);
+    memcpy(run.model, folder, sizeof folder);
+    tiny_run_all(&run);
+    MUST(model_open(tiny_run_file(&run, "model.gguf"), &after, &must));
+    assert_int_equal(model_tensor_count(after), model_tensor_count(before));
+    for (int64_t i = 0; i < model_tensor_count(before); i++) {
+        const struct tensor *was = &model_tensor_at(before, i)->view;
+        const struct model_tensor *found = model_tensor_find(after, model_tensor_at(before, i)->name);
+        assert_non_null(found);
+        const float *x = was->data, *y = found->view.data;
+        for (int64_t k = 0; k < was->shape[0] * was->shape[1]; k++)
+            if (!(fabsf(x[k] - y[k]) <= 1e-6f)) fail_msg("%s: value %lld", found->name, (long long)k);
+    }
+    model_close(after);
+    model_close(before);
+    tiny_remove_hf(folder);
+    memcpy(run.model, gguf, sizeof gguf);
+    tiny_run_free(&run);
 }
 
 static void a_new_network_learns_text(void **state) {
@@ -425,6 +461,24 @@ static void early_stopping_keeps_the_best(void **state) {
     tiny_run_free(&run);
 }
 
+/* With patience the best weights are kept, also where it never ran out; the card says whose they are. */
+static void patience_that_lasts_keeps_the_best_too(void **state) {
+    (void)state;
+    struct tiny_run run;
+    tiny_run_new(&run, TRAIN_LORA, "qwen2");
+    write_facts(&run);
+    run.recipe.steps = 4;
+    run.recipe.held_out = 0.3;
+    run.recipe.eval_every = 2;
+    run.recipe.patience = 100;
+    tiny_run_all(&run);
+    char *card = read_text(tiny_run_file(&run, "README.md"));
+    assert_contains(card, "; the weights are those of step ");
+    assert_null(strstr(card, "stopped early"));
+    free(card);
+    tiny_run_free(&run);
+}
+
 static float *parameter_data(struct trainer *trainer, const char *name) {
     for (int i = 0; i < trainer->optimiser.count; i++)
         if (strcmp(trainer->optimiser.parameters[i].parameter.name, name) == 0)
@@ -577,10 +631,33 @@ static void a_plan_leaves_no_run(void **state) {
     tiny_run_free(&run);
 }
 
+/* The reference of DPO takes a pass over all data: a plan reckons with it and does not wait for it. */
+static void a_plan_of_preferences_computes_no_reference(void **state) {
+    (void)state;
+    struct tiny_run run;
+    struct trainer *trainer = NULL;
+    struct train_plan plan;
+    tiny_run_new(&run, TRAIN_DPO, "qwen2");
+    tiny_run_write_pairs_or_text(&run);
+    run.recipe.steps = 1;
+    struct trainer_options options = tiny_run_options(&run, false);
+    options.probe = true;
+    MUST(trainer_open(&run.recipe, &options, &trainer, &must));
+    MUST(trainer_plan(trainer, 0.1, &plan, &must));
+    double rows = 0;
+    for (int64_t i = 0; i < trainset_sequences(trainer->set); i++)
+        rows += (double)trainer->set->shard.index[i].tokens - 1;
+    trainer_close(trainer);
+    assert_true(fabs(plan.seconds * plan.tokens_per_second - (double)plan.tokens - rows / 3) < 2);
+    assert_false(file_exists(tiny_run_file(&run, "reference.shu")));
+    tiny_run_free(&run);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(facts_are_learned_word_for_word),
         cmocka_unit_test(full_training_learns_them_too),
+        cmocka_unit_test(a_folder_becomes_a_file_with_its_order_of_rows),
         cmocka_unit_test(a_new_network_learns_text),
         cmocka_unit_test(preferences_reach_held_out_pairs),
         cmocka_unit_test(micro_batches_change_nothing_but_rounding),
@@ -589,11 +666,13 @@ int main(void) {
         cmocka_unit_test(two_ranks_do_what_one_does),
         cmocka_unit_test(evaluations_drop_nothing),
         cmocka_unit_test(early_stopping_keeps_the_best),
+        cmocka_unit_test(patience_that_lasts_keeps_the_best_too),
         cmocka_unit_test(a_run_that_diverges_ends_with_a_reason),
         cmocka_unit_test(what_does_not_fit_is_refused),
         cmocka_unit_test(a_damaged_checkpoint_leads_to_the_one_before),
         cmocka_unit_test(a_full_disk_costs_only_the_steps_since),
         cmocka_unit_test(a_plan_leaves_no_run),
+        cmocka_unit_test(a_plan_of_preferences_computes_no_reference),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
