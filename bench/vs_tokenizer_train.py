@@ -44,8 +44,8 @@ def compare(folder, vocab, rounds):
     model, other = folder / "words.gguf", folder / "words.json"
     ours, theirs = [], []
     for _ in range(rounds):
-        done = json.loads(peers.run([peers.SHU, "tokenizer", "train", "--files", folder / "seen.txt", "--vocab", vocab + 3,
-                                     model, "--json"]))
+        done = json.loads(peers.run([peers.SHU, "tokenizer", "train", "--files", folder / "seen.txt", "--vocab",
+                                     vocab + 3, model, "--json"]))
         ours.append(done["seconds"])
         result = hugging_face(vocab, other, folder / "seen.txt")
         theirs.append(result["seconds"])
