@@ -28,6 +28,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             for (uint32_t b = 0; b < id.bytes; b++) sum += (uint8_t)id.text[b];
         }
     }
+    (void)sum;
     free(copy);
     return 0;
 }
