@@ -202,8 +202,8 @@ static int bench_train(struct cli *cli, int argc, char **argv) {
     bench.steps = (int)steps;
     bench.threads = (int)threads;
     interrupt_install();
-    int status = recipe_set(&bench.recipe, "precision", precision, &err);
-    if (!status && kind == TRAIN_FULL) status = recipe_set(&bench.recipe, "state_type", state, &err);
+    int status = recipe_set(&bench.recipe, "precision", precision, "--precision", &err);
+    if (!status && kind == TRAIN_FULL) status = recipe_set(&bench.recipe, "state_type", state, "--state", &err);
     if (!status) status = train_bench(&bench, &result, &err);
     return status ? cli_fail(cli, &err) : report_training(cli, &result);
 }

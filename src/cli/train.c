@@ -213,6 +213,7 @@ static int run_all(const struct cli *cli, const struct train_flags *flags, const
 
 static int train(const struct cli *cli, const struct train_flags *flags, const struct recipe *recipe) {
     const struct trainer_options options = {.base = flags->base,
+                                            .config = flags->config,
                                             .tokenizer = flags->tokenizer,
                                             .data = flags->data,
                                             .out_dir = flags->out,

@@ -85,7 +85,7 @@ int train_bench(const struct train_bench_options *options, struct train_bench *o
     struct trainer *trainer = mem_calloc(1, sizeof *trainer);
     if (!trainer) return SHU_FAIL(err, SHU_E_NOMEM, "out of memory");
     trainer->recipe = options->recipe;
-    trainer->metrics_fd = -1;
+    trainer->metrics_fd = trainer->lock_fd = -1;
     status = model_open(options->model, &trainer->model, err);
     if (!status) status = trainer_learner(trainer, options->threads, err);
     if (!status) status = rows_new((int64_t)options->recipe.batch * options->recipe.context, &trainer->rows, err);

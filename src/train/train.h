@@ -91,6 +91,7 @@ struct trainset_options {
     uint64_t seed;
     const char *template_text; /* chat template or NULL */
     bool quiet;
+    bool keep; /* a shard that is there is that of a run: refuse to replace it */
 };
 /* Rejected lines go to `<shard>.rejects.jsonl` ({"line", "reason"}) and are counted; SHU_E_FORMAT, with the first
  * reason, if none is left. SHU_E_CANCELLED on interrupt. The tokenizer is not needed afterwards. */
@@ -145,8 +146,9 @@ struct trainer_options {
     const char *base;      /* model; NULL for TRAIN_SCRATCH */
     const char *tokenizer; /* TRAIN_SCRATCH: file of `shu tokenizer train`, or any model */
     const char *data, *out_dir;
+    const char *config; /* the recipe's file, or NULL: only looked at so that it is not written over */
     bool resume, quiet;
-    bool probe;                        /* for trainer_plan: writes no metrics and no checkpoints */
+    bool probe;                        /* for trainer_plan: leaves nothing behind */
     int threads;                       /* 0 = usable cores */
     const struct train_reduce *reduce; /* NULL = alone */
 };

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* ------------------------------------------------------------------ inputs */
 
@@ -29,13 +30,18 @@ static int copy_options(struct trainer *trainer, const struct trainer_options *o
     return SHU_OK;
 }
 
-/* A run must not write over another. */
-static int check_folder(struct trainer *trainer, bool resume, struct shu_error *err) {
+/* A run must not write over another, nor over what it reads. */
+static int check_folder(struct trainer *trainer, const char *config, bool resume, struct shu_error *err) {
+    const char *const inputs[] = {trainer->base, trainer->tokenizer_path, trainer->data, config};
     int64_t newest;
     int status = dir_make(trainer->out_dir, err);
+    if (!status) status = folder_lock(trainer->out_dir, &trainer->lock_fd, err);
+    if (!status && !trainer->probe) status = folder_check_inputs(trainer->out_dir, inputs, 4, err);
     if (status) return status;
     int count = checkpoint_list(trainer->out_dir, &newest, 1, err);
     if (count < 0) return SHU_E_IO;
+    trainer->has_run = count > 0;
+    if (count == 0 && !trainer->probe) return folder_check_foreign(trainer->out_dir, err);
     if (count && !resume && !trainer->probe)
         return SHU_FAIL(err, SHU_E_USAGE,
                         "%s holds a run that has reached step %lld; add --resume to go on with it, or take another "
@@ -73,12 +79,17 @@ static int open_data(struct trainer *trainer, struct shu_error *err) {
                                              .held_out = recipe->held_out,
                                              .seed = recipe->seed,
                                              .template_text = model_chat_template(trainer->model),
-                                             .quiet = trainer->quiet};
+                                             .quiet = trainer->quiet,
+                                             .keep = trainer->has_run && !trainer->probe};
     struct buf path = {0};
-    int status = buf_printf(&path, "%s/data.shard", trainer->out_dir);
+    int status = buf_printf(&path, "%s/%s.shard", trainer->out_dir, trainer->probe ? "plan" : "data");
     status = status ? SHU_FAIL(err, status, "out of memory")
                     : trainset_open(trainer->data, path.data, trainer->tokenizer, &options, &trainer->set,
                                     &trainer->report, err);
+    if (trainer->probe && path.data) { /* mapped: it lasts as long as it is needed */
+        unlink(path.data);
+        if (!buf_puts(&path, ".rejects.jsonl")) unlink(path.data);
+    }
     buf_free(&path);
     return status;
 }
@@ -235,10 +246,10 @@ int trainer_open(const struct recipe *recipe, const struct trainer_options *opti
     struct trainer *trainer = mem_calloc(1, sizeof *trainer);
     if (!trainer) return SHU_FAIL(err, SHU_E_NOMEM, "out of memory");
     trainer->recipe = *recipe;
-    trainer->metrics_fd = -1;
+    trainer->metrics_fd = trainer->lock_fd = -1;
     int status = recipe_check(recipe, err);
     if (!status) status = copy_options(trainer, options, err);
-    if (!status) status = check_folder(trainer, options->resume, err);
+    if (!status) status = check_folder(trainer, options->config, options->resume, err);
     if (!status) status = start(trainer, options->resume, options->threads, err);
     if (status)
         trainer_close(trainer);
@@ -266,6 +277,7 @@ void trainer_close(struct trainer *trainer) {
     mem_free(trainer->tokenizer_path);
     mem_free(trainer->data);
     mem_free(trainer->out_dir);
+    if (trainer->lock_fd >= 0) close(trainer->lock_fd);
     mem_free(trainer);
 }
 

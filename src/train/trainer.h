@@ -1,6 +1,7 @@
 /* Private to room train: what a trainer holds, and its parts by file.
  *
  *     trainer.c      opens everything, checks the run's identity, resumes
+ *     folder.c       one run at a time in a folder, and never over its inputs
  *     rows.c         packs to rows of a graph; the graphs ("passes")
  *     step.c         one step: gradients over micro-batches, guard, update; when to evaluate and save
  *     evaluate.c     loss on the held-out part
@@ -80,6 +81,8 @@ struct trainer {
     double *margins;   /* [pairs of a micro-batch] */
 
     int metrics_fd; /* -1 = none */
+    int lock_fd;    /* of the folder; -1 = none */
+    bool has_run;   /* the folder holds checkpoints */
     struct progress progress;
     char label[64];
 };
@@ -95,6 +98,14 @@ int pass_run(struct trainer *trainer, enum pass_kind kind, uint64_t dropout_seed
 void pass_free(struct pass *pass);
 /* The pack under the cursor, which moves on. */
 int cursor_take(struct trainer *trainer, struct cursor *cursor, struct train_pack *out, struct shu_error *err);
+
+/* folder.c */
+/* Refuses inputs (NULL entries are skipped) that a run in `folder` would write over. */
+int folder_check_inputs(const char *folder, const char *const *inputs, int count, struct shu_error *err);
+/* Refuses a folder that holds files of a run's names without being a run's. */
+int folder_check_foreign(const char *folder, struct shu_error *err);
+/* One run at a time: the lock lasts until *fd is closed. SHU_E_USAGE: another run holds it. */
+int folder_lock(const char *folder, int *fd, struct shu_error *err);
 
 /* step.c: gradients of one step from `cursor` on, which moves behind it; `limit_s` > 0 stops early, for the plan. */
 int step_gradients(struct trainer *trainer, struct cursor *cursor, struct sums *out, double limit_s,

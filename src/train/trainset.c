@@ -281,6 +281,12 @@ static int shard_of(struct source *source, const char *path, const char *shard_p
         if (*reused) return SHU_OK;
         shard_close(out);
     }
+    if (file_same(path, shard_path))
+        return SHU_FAIL(err, SHU_E_USAGE, "%s would be replaced by its own shard; take another folder", path);
+    if (options->keep && file_exists(shard_path))
+        return SHU_FAIL(err, SHU_E_UNSUPPORTED,
+                        "%s: the data (or how it is read) is not that of this run; it can only go on with what %s was",
+                        shard_path, path);
     status = tokenise(source, path, shard_path, tokenizer, work, options, key, digest, err);
     return status ? status : shard_open(shard_path, out, err);
 }

@@ -557,6 +557,38 @@ static void what_does_not_fit_is_refused(void **state) {
     tiny_run_free(&run);
 }
 
+/* The data of a run that has begun is not replaced by a refused one, nor by a plan; a folder has one run at a time, and
+ * nothing that a run reads is written over. */
+static void a_folder_is_guarded(void **state) {
+    (void)state;
+    struct tiny_run run;
+    struct train_metrics metrics;
+    struct shu_error err = {0};
+    struct trainer *first = NULL;
+    tiny_run_new(&run, TRAIN_LORA, "qwen2");
+    write_facts(&run);
+    tiny_run_some(&run, false, 2, &metrics);
+    char *shard = read_text(tiny_run_file(&run, "data.shard"));
+    write_text(run.data, "{\"text\":\"other\"}\n{\"text\":\"words\"}\n", 35);
+    refuses(&run, true, SHU_E_UNSUPPORTED, "the data (or how it is read) is not that of this run");
+    struct trainer_options options = tiny_run_options(&run, false);
+    options.probe = true;
+    MUST(trainer_open(&run.recipe, &options, &first, &must));
+    refuses(&run, true, SHU_E_USAGE, "another run is at work in");
+    trainer_close(first);
+    char *after = read_text(tiny_run_file(&run, "data.shard"));
+    assert_string_equal(shard, after);
+    assert_false(file_exists(tiny_run_file(&run, "plan.shard")));
+    options = tiny_run_options(&run, true);
+    options.base = tiny_run_file(&run, "model.gguf");
+    write_text(options.base, "GGUF", 4);
+    assert_int_equal(trainer_open(&run.recipe, &options, &first, &err), SHU_E_USAGE);
+    assert_contains(err.message, "would be replaced by what the run writes");
+    free(shard);
+    free(after);
+    tiny_run_free(&run);
+}
+
 static void a_damaged_checkpoint_leads_to_the_one_before(void **state) {
     (void)state;
     struct tiny_run run;
@@ -669,6 +701,7 @@ int main(void) {
         cmocka_unit_test(patience_that_lasts_keeps_the_best_too),
         cmocka_unit_test(a_run_that_diverges_ends_with_a_reason),
         cmocka_unit_test(what_does_not_fit_is_refused),
+        cmocka_unit_test(a_folder_is_guarded),
         cmocka_unit_test(a_damaged_checkpoint_leads_to_the_one_before),
         cmocka_unit_test(a_full_disk_costs_only_the_steps_since),
         cmocka_unit_test(a_plan_leaves_no_run),
