@@ -5,7 +5,6 @@ held-out loss after them; the bar is 1%. Adapters start from different random nu
 """
 import argparse
 import json
-import os
 import pathlib
 import statistics
 import tempfile
@@ -13,14 +12,10 @@ import tempfile
 import peers
 
 BAR = 0.01
-RECIPE = {"rank": 16, "alpha": 32, "context": 128, "batch": 1, "micro_batch": 1, "schedule": "cosine",
+RECIPE = {"rank": 16, "alpha": 32, "context": 64, "batch": 1, "micro_batch": 1, "schedule": "cosine",
           "learning_rate": 2e-4, "min_learning_rate": 0, "warmup": 0.05, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8,
           "weight_decay": 0.0, "clip": 1.0, "held_out": 0.05, "seed": 1, "spike": 0, "eval_every": 0,
           "checkpoint_every": 0, "all_tokens": True}
-
-
-def has_bf16():
-    return any("avx512_bf16" in line.split() for line in open("/proc/cpuinfo") if line.startswith("flags"))
 
 
 def write_data(path, recipe, steps):
@@ -56,7 +51,7 @@ def torch_run(folder, recipe, args):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--dtype", default="bf16" if has_bf16() else "f32")
+    parser.add_argument("--dtype", default="bf16" if peers.has_bf16() else "f32")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
