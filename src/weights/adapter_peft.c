@@ -1,6 +1,5 @@
 /* Adapters as PEFT folders: adapter_config.json and adapter_model.safetensors, as the Python library PEFT writes and
  * loads them. */
-#include <math.h>
 #include <string.h>
 
 #include "weights/lora.h"
@@ -14,7 +13,7 @@ static const char name_a[] = ".lora_A.weight", name_b[] = ".lora_B.weight";
 static const char *const refused_keys[] = {
     "use_dora",          "fan_in_fan_out", "modules_to_save",   "layer_replication",       "alora_invocation_tokens",
     "target_parameters", "use_qalora",     "lora_bias",         "trainable_token_indices", "use_bdlora",
-    "kasa_config",       "arrow_config",   "monteclora_config",
+    "kasa_config",       "arrow_config",   "monteclora_config", "layers_to_transform",
 };
 /* Initialisations that move the base's own weights: the adapter alone does not fit the original base. */
 static const char *const refused_starts[] = {"pissa", "olora", "corda", "loftq", "lora_ga"};
@@ -49,10 +48,19 @@ static int check_kind(const json_t *config, struct shu_error *err) {
     return SHU_OK;
 }
 
+static int read_rank(const json_t *config, int64_t *out, struct shu_error *err) {
+    *out = json_integer_value(json_object_get(config, "r")); /* 0 for anything else */
+    if (*out < 1 || *out > LORA_RANK_MAX)
+        return SHU_FAIL(err, SHU_E_FORMAT, "adapter_config.json: r is missing or no whole number from 1 to %d",
+                        LORA_RANK_MAX);
+    return SHU_OK;
+}
+
 static int read_alpha(const json_t *value, const char *key, double *out, struct shu_error *err) {
     *out = json_number_value(value);
-    if (!json_is_number(value) || !isfinite(*out) || fabs(*out) > 1e9)
-        return SHU_FAIL(err, SHU_E_FORMAT, "adapter_config.json: %.60s is missing or no number of moderate size", key);
+    if (!json_is_number(value) || !(*out > 0 && *out <= 1e9))
+        return SHU_FAIL(err, SHU_E_FORMAT, "adapter_config.json: %.60s is missing or no number above 0, up to 1e9",
+                        key);
     return SHU_OK;
 }
 
@@ -91,9 +99,15 @@ static const json_t *pattern_of(const json_t *patterns, const char *module, size
 }
 
 static int read_facts(struct adapter *adapter, const json_t *config, struct shu_error *err) {
+    const json_t *stabilised = json_object_get(config, "use_rslora");
+    const json_t *fingerprint = json_object_get(config, "shu_base_sha256");
     const char *digest = hf_text(config, "shu_base_sha256");
+    if (stabilised && !json_is_null(stabilised) && !json_is_boolean(stabilised))
+        return SHU_FAIL(err, SHU_E_FORMAT, "adapter_config.json: use_rslora is neither true nor false");
+    if (fingerprint && !json_is_null(fingerprint) && !json_is_string(fingerprint))
+        return SHU_FAIL(err, SHU_E_FORMAT, "adapter_config.json: shu_base_sha256 is no text");
     adapter->halved = true;
-    adapter->rank_stabilised = json_is_true(json_object_get(config, "use_rslora"));
+    adapter->rank_stabilised = json_is_true(stabilised);
     int status = lora_keep_text(adapter, hf_text(config, "base_model_name_or_path"), &adapter->base_name, err);
     if (!status) status = lora_keep_text(adapter, digest, &adapter->base_sha256, err);
     if (!status && *digest && !lora_is_sha256(digest))
@@ -177,7 +191,7 @@ int lora_read_peft(struct adapter *adapter, struct span text, const uint8_t *dat
     if (!status && !json_is_object(config))
         status = SHU_FAIL(err, SHU_E_FORMAT, "adapter_config.json: expected a JSON object");
     if (!status) status = check_kind(config, err);
-    if (!status) status = hf_int(config, "r", 0, 1, LORA_RANK_MAX, &reader.rank, err);
+    if (!status) status = read_rank(config, &reader.rank, err);
     if (!status) status = read_alpha(json_object_get(config, "lora_alpha"), "lora_alpha", &reader.alpha, err);
     if (!status) status = check_patterns(config, "rank_pattern", err);
     if (!status) status = check_patterns(config, "alpha_pattern", err);
