@@ -1,6 +1,7 @@
 /* What the verbs share: errors, output, option parsing, opening an engine. */
 #include "cli/cli.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <limits.h>
 #include <stdlib.h>
@@ -176,12 +177,34 @@ int cli_adapter_parse(const char *text, char *path, size_t size, float *weight, 
     return SHU_OK;
 }
 
-bool cli_adapters_hold(const struct option_list *adapters, const char *path) {
-    char own[PATH_MAX];
+/* Compared as files, not as names: links lead out of folders and into them. */
+static bool folder_holds(const char *folder, const char *file, int levels) {
+    char path[PATH_MAX];
+    bool found = false;
+    DIR *dir = opendir(folder);
+    if (!dir) return false;
+    for (struct dirent *entry; !found && (entry = readdir(dir));) {
+        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) continue;
+        int bytes = snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
+        if (bytes < 0 || (size_t)bytes >= sizeof path) continue; /* nobody can open it by this name */
+        found = file_same(path, file) || (levels > 1 && folder_holds(path, file, levels - 1));
+    }
+    closedir(dir);
+    return found;
+}
+
+bool cli_would_replace(const char *input, const char *out) {
+    return file_same(input, out) || (file_exists(out) && folder_holds(input, out, 2));
+}
+
+bool cli_adapters_hold(const struct option_list *adapters, const char *out) {
+    char own[PATH_MAX], twin[PATH_MAX + 32];
     float weight;
-    for (int i = 0; i < adapters->count; i++)
-        if (cli_adapter_parse(adapters->item[i], own, sizeof own, &weight, NULL) == SHU_OK && file_same(own, path))
-            return true;
+    for (int i = 0; i < adapters->count; i++) {
+        if (cli_adapter_parse(adapters->item[i], own, sizeof own, &weight, NULL)) continue;
+        snprintf(twin, sizeof twin, "%s/../adapter.gguf", own); /* exists for folders only */
+        if (cli_would_replace(own, out) || file_same(twin, out)) return true;
+    }
     return false;
 }
 

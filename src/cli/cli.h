@@ -89,8 +89,10 @@ int cli_engine_open(const char *model, const struct engine_flags *flags, const s
 /* "PATH" or "PATH:WEIGHT": what exists under the whole text is a path. Copies the path into `path` (size bytes).
  * SHU_E_USAGE for a weight that is no number from -100 to 100. */
 int cli_adapter_parse(const char *text, char *path, size_t size, float *weight, struct shu_error *err);
-/* Is one of the adapters the file `path`? */
-bool cli_adapters_hold(const struct option_list *adapters, const char *path);
+/* Is `out` the file `input`, or a file in the folder that `input` is (one level of folders in it included)? */
+bool cli_would_replace(const char *input, const char *out);
+/* The same for any of the adapters; of a run's folder adapter/, the run's adapter.gguf beside it counts too. */
+bool cli_adapters_hold(const struct option_list *adapters, const char *out);
 
 /* Sampling options of run and chat. */
 struct sampling_flags {

@@ -47,11 +47,12 @@ static int run(struct cli *cli, int argc, char **argv) {
     int count = 0;
     int code = options_parse(cli, options, sizeof options / sizeof *options, argc, argv, &model, 1, &count);
     if (code) return code;
-    if (in && path && file_same(in, path)) return cli_usage(cli, "--out would replace the text itself: %s", path);
-    if (model && path && file_same(model, path))
-        return cli_usage(cli, "--out would replace the model itself: %s", path);
+    if (in && path && cli_would_replace(in, path))
+        return cli_usage(cli, "--out would replace the text itself: %s", path);
+    if (model && path && cli_would_replace(model, path))
+        return cli_usage(cli, "--out would replace the model itself or a file in it: %s", path);
     if (path && cli_adapters_hold(&flags.adapters, path))
-        return cli_usage(cli, "--out would replace an adapter: %s", path);
+        return cli_usage(cli, "--out would replace an adapter or a file in it: %s", path);
     if (!count || !in || !path) return cli_usage(cli, "expected: shu logits MODEL --file TEXT --out OUT.f32");
     struct shu_error err = {0};
     struct engine *engine = NULL;

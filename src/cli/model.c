@@ -130,7 +130,8 @@ static int model_quantize_verb(struct cli *cli, int argc, char **argv) {
     int code = options_parse(cli, options, 1, argc, argv, args, 3, &count);
     if (code) return code;
     if (count != 3) return cli_usage(cli, "expected: shu model quantize IN OUT.gguf F32|F16|BF16|Q8_0|Q4_K_M");
-    if (file_same(args[0], args[1])) return cli_usage(cli, "OUT.gguf would replace IN itself: %s", args[1]);
+    if (cli_would_replace(args[0], args[1]))
+        return cli_usage(cli, "OUT.gguf would replace IN itself or a file in it: %s", args[1]);
     struct shu_error err = {0};
     struct model *model = NULL;
     struct pool *pool = NULL;
@@ -207,8 +208,8 @@ static int model_merge_verb(struct cli *cli, int argc, char **argv) {
     merging.base = args[0];
     merging.out = args[count - 1];
     for (int i = 1; i < count - 1; i++) merging.names.item[merging.names.count++] = args[i];
-    if (file_same(merging.base, merging.out) || cli_adapters_hold(&merging.names, merging.out))
-        return cli_usage(cli, "OUT.gguf would replace the base or an adapter: %s", merging.out);
+    if (cli_would_replace(merging.base, merging.out) || cli_adapters_hold(&merging.names, merging.out))
+        return cli_usage(cli, "OUT.gguf would replace the base, an adapter or a file in one of them: %s", merging.out);
     struct shu_error err = {0};
     interrupt_install();
     if (merge_run(cli, &merging, (int)threads, &err)) return cli_fail(cli, &err);

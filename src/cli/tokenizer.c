@@ -7,6 +7,7 @@
 #define SPECIAL_ROOM 64
 #define FILES_MAX    4096
 #define TEXT_BYTES   ((size_t)16 << 20) /* of JSON lines, handed over at once */
+#define VOCAB_MIN    259                /* bytes and chat_special */
 
 static const char *const chat_special[] = {"<|endoftext|>", "<|im_start|>", "<|im_end|>"};
 static const char chat_template[] =
@@ -47,6 +48,11 @@ static int collect_texts(const json_t *value, bool wanted, struct buf *out) {
     return status;
 }
 
+static bool ends_in(const char *path, const char *tail) {
+    size_t bytes = strlen(path), length = strlen(tail);
+    return bytes >= length && strcmp(path + bytes - length, tail) == 0;
+}
+
 static bool is_blank(const char *text, size_t bytes) {
     for (size_t i = 0; i < bytes; i++)
         if (text[i] != ' ' && text[i] != '\t' && text[i] != '\r') return false;
@@ -80,13 +86,28 @@ static int add_lines(struct vocab_trainer *trainer, const char *path, const stru
 
 static int add_file(struct vocab_trainer *trainer, const char *path, struct progress *progress, struct shu_error *err) {
     struct map map;
-    size_t length = strlen(path);
     int status = map_open(path, &map, err);
     if (status) return status;
-    if (length > 6 && strcmp(path + length - 6, ".jsonl") == 0)
+    if (ends_in(path, ".jsonl"))
         status = add_lines(trainer, path, &map, progress, err);
     else
         status = vocab_trainer_add(trainer, (const char *)map.data, map.bytes, progress, err);
+    map_close(&map);
+    return status;
+}
+
+/* When OUT is forgotten, the last text stands in its place: nothing but another GGUF is replaced. */
+static int check_out(const char *path, struct shu_error *err) {
+    struct map map;
+    if (!ends_in(path, ".gguf"))
+        return SHU_FAIL(err, SHU_E_USAGE,
+                        "expected OUT.gguf as the last argument, found \"%.200s\"; what stands before it are texts",
+                        path);
+    if (!file_exists(path)) return SHU_OK;
+    int status = map_open(path, &map, err);
+    if (status) return status;
+    if (map.bytes < 4 || memcmp(map.data, "GGUF", 4) != 0)
+        status = SHU_FAIL(err, SHU_E_USAGE, "OUT.gguf would replace a file that is no GGUF: %s", path);
     map_close(&map);
     return status;
 }
@@ -103,7 +124,7 @@ static int find_files(const struct train_flags *flags, glob_t *found, struct shu
             status = SHU_FAIL(err, SHU_E_IO, "%s: the pattern cannot be searched", pattern);
     }
     for (size_t i = 0; i < found->gl_pathc && !status; i++)
-        if (file_same(found->gl_pathv[i], flags->out))
+        if (cli_would_replace(found->gl_pathv[i], flags->out))
             status = SHU_FAIL(err, SHU_E_USAGE, "OUT.gguf would replace one of the texts: %s", flags->out);
     return status;
 }
@@ -128,15 +149,34 @@ static int read_all(const struct cli *cli, struct vocab_trainer *trainer, const 
     for (size_t i = 0; i < found->gl_pathc && !status; i++)
         status = add_file(trainer, found->gl_pathv[i], &progress, err);
     progress_finish(&progress);
+    if (status) return status;
+    struct vocab_trainer_report report;
+    vocab_trainer_report(trainer, &report);
+    if (!report.pieces)
+        status = SHU_FAIL(err, SHU_E_FORMAT, "%s%s: expected text, found none", found->gl_pathv[0],
+                          found->gl_pathc > 1 ? " and the other files" : "");
     return status;
 }
 
-static int learn(const struct cli *cli, struct vocab_trainer *trainer, int64_t vocab, struct shu_error *err) {
+static int learn(const struct cli *cli, struct vocab_trainer *trainer, const struct train_flags *flags,
+                 struct shu_error *err) {
     struct progress progress;
-    progress_start(&progress, "merge", "merges", (uint64_t)vocab - 256, cli->quiet || cli->json);
+    struct vocab_trainer_report report;
+    int own = VOCAB_MIN + flags->special.count;
+    progress_start(&progress, "merge", "merges", (uint64_t)flags->vocab - 256, cli->quiet || cli->json);
     int status = vocab_trainer_learn(trainer, &progress, err);
     progress_finish(&progress);
-    return status;
+    if (status) return status;
+    vocab_trainer_report(trainer, &report);
+    if (report.merges) return SHU_OK;
+    if (flags->vocab == own)
+        return SHU_FAIL(err, SHU_E_USAGE,
+                        "no merges were learned: --vocab %d has room for the bytes and special tokens only; give more",
+                        own);
+    return SHU_FAIL(err, SHU_E_FORMAT,
+                    "no merges were learned: no two bytes of a word occur side by side %lld times in the texts; give "
+                    "more text or a lower --min-count",
+                    (long long)flags->min_count);
 }
 
 static int write_vocab(const struct vocab_trainer *trainer, const char *path, struct shu_error *err) {
@@ -173,11 +213,12 @@ static int train_run(const struct cli *cli, const struct train_flags *flags, str
     for (size_t i = 0; i < sizeof chat_special / sizeof *chat_special; i++)
         special[options.special_count++] = chat_special[i];
     for (int i = 0; i < flags->special.count; i++) special[options.special_count++] = flags->special.item[i];
-    int status = find_files(flags, &found, err);
+    int status = check_out(flags->out, err);
+    if (!status) status = find_files(flags, &found, err);
     if (!status) status = pool_new((int)flags->threads, &pool, err);
     if (!status) status = vocab_trainer_new(&options, pool, &trainer, err);
     if (!status) status = read_all(cli, trainer, &found, err);
-    if (!status) status = learn(cli, trainer, flags->vocab, err);
+    if (!status) status = learn(cli, trainer, flags, err);
     if (!status) status = write_vocab(trainer, flags->out, err);
     if (!status) vocab_trainer_report(trainer, report);
     vocab_trainer_free(trainer);
@@ -189,7 +230,7 @@ static int train_run(const struct cli *cli, const struct train_flags *flags, str
 static int train(struct cli *cli, int argc, char **argv) {
     struct train_flags flags = {.pre = "qwen2", .min_count = 2, .memory = 2048};
     const struct option options[] = {{"--files", OPT_LIST, &flags.globs, 0, 0},
-                                     {"--vocab", OPT_INT, &flags.vocab, 257, 1 << 21},
+                                     {"--vocab", OPT_INT, &flags.vocab, VOCAB_MIN, 1 << 21},
                                      {"--pre", OPT_TEXT, &flags.pre, 0, 0},
                                      {"--special", OPT_LIST, &flags.special, 0, 0},
                                      {"--min-count", OPT_INT, &flags.min_count, 1, 1e9},
@@ -237,20 +278,21 @@ const struct verb verb_tokenizer = {
     .summary_en = "learn a vocabulary from text",
     .summary_zh = "从文本学习词表",
     .help_en =
-        "usage: shu tokenizer train --files GLOB [--files …] --vocab N OUT.gguf [options]\n\n"
+        "usage: shu tokenizer train --files GLOB [--files …] --vocab N [TEXT…] OUT.gguf [options]\n\n"
         "Byte-level BPE: N tokens, of which 256 are bytes and three mark turns and texts (<|endoftext|>,\n"
         "<|im_start|>, <|im_end|>). Files are plain text; of .jsonl files the texts of records and messages are\n"
-        "taken. OUT is a GGUF of the vocabulary alone, with a chat template. The same texts give the same\n"
-        "vocabulary, whatever the threads.\n\n"
+        "taken. OUT is a GGUF of the vocabulary alone, with a chat template; arguments before it are texts too, so\n"
+        "that a pattern may stand without quotes. The same texts give the same vocabulary, whatever the threads.\n\n"
         "  --pre qwen2|gpt-2|llama-bpe  how text is cut into words (default qwen2: digits stand alone)\n"
         "  --special TEXT               one more control token; may be repeated\n"
         "  --min-count N                pairs that occur less often are not merged (default 2)\n"
         "  --memory MIB                 beyond it the rarest words are forgotten (default 2048)\n"
         "  --threads N\n\n"
         "example: shu tokenizer train --files 'texts/*.txt' --vocab 16000 words.gguf\n",
-    .help_zh = "用法：shu tokenizer train --files 通配符 [--files …] --vocab N 输出.gguf [选项]\n\n"
+    .help_zh = "用法：shu tokenizer train --files 通配符 [--files …] --vocab N [文本…] 输出.gguf [选项]\n\n"
                "字节级 BPE：共 N 个词元，其中 256 个是字节，三个标记轮次与文本（<|endoftext|>、<|im_start|>、\n"
-               "<|im_end|>）。文件为纯文本；.jsonl 文件取记录与消息中的文本。输出是只含词表（带对话模板）的 GGUF。\n"
+               "<|im_end|>）。文件为纯文本；.jsonl 文件取记录与消息中的文本。输出是只含词表（带对话模板）的 GGUF；\n"
+               "写在它前面的参数也是文本，所以通配符可以不加引号。\n"
                "文本相同，词表就相同，与线程数无关。\n\n"
                "  --pre qwen2|gpt-2|llama-bpe  如何切词（默认 qwen2：数字逐个切开）\n"
                "  --special 文本               再加一个控制词元；可重复\n"

@@ -295,6 +295,31 @@ class Cli(unittest.TestCase):
         done = shu("logits", model, "--adapter", adapter, "--file", model, "--out", adapter)
         self.assertEqual(done.returncode, 2)
 
+    def test_outputs_replace_nothing_inside_folders_of_inputs(self):
+        model, adapter = self.adapter()
+        run = self.dir / "l1"
+        peft, base = run / "adapter", self.dir / "base"
+        peft.mkdir(parents=True)
+        base.mkdir()
+        (run / "adapter.gguf").write_bytes(adapter.read_bytes())
+        for file in (peft / "adapter_model.safetensors", peft / "adapter_config.json", base / "model.safetensors"):
+            file.write_text(file.name)
+        (base / "link.safetensors").symlink_to(model)
+        files = [file for folder in (run, base) for file in folder.rglob("*") if file.is_file()]
+        before = [file.read_bytes() for file in files]
+        text = self.dir / "folders.txt"
+        text.write_text("some words")
+        for out in (peft / "adapter_model.safetensors", peft / "adapter_config.json", run / "adapter.gguf"):
+            for name in (run, f"{run}:0.5", peft, f"{peft}/:2"):
+                self.fails(shu("model", "merge", model, name, out), 2, "would replace", out.name)
+                self.fails(shu("logits", model, "--file", text, "--adapter", name, "--out", out), 2, "would replace")
+        for out in (base / "model.safetensors", base / "link.safetensors", model):
+            self.fails(shu("model", "merge", base, run, out), 2, "would replace", out.name)
+            self.fails(shu("model", "quantize", base, out, "F16"), 2, "would replace", out.name)
+            self.fails(shu("logits", base, "--file", text, "--out", out), 2, "would replace", out.name)
+        self.assertEqual([file.read_bytes() for file in files], before)
+        self.answers("model", "merge", model, run, run / "merged.gguf", "-q")  # a new file replaces none
+
     def test_quantised_file_runs(self):
         out = self.dir / "q8.gguf"
         self.answers("model", "quantize", self.model, out, "Q8_0", "-q")
@@ -331,12 +356,43 @@ class Cli(unittest.TestCase):
         self.fails(shu(*train, "--files", text, out), 2, "--vocab")
         self.fails(shu(*train, "--vocab", 300, out), 2, "--files")
         self.fails(shu(*train, "--files", text, "--vocab", 300, "--pre", "bert", out), 2, "bert")
-        self.fails(shu(*train, "--files", text, "--vocab", 257, out), 1, "257")
+        self.fails(shu(*train, "--files", text, "--vocab", 258, out), 2, "from 259 to")
+        self.fails(shu(*train, "--files", text, "--vocab", 259, "--special", "<x>", out), 1, "260 tokens at least")
         self.fails(shu(*train, "--files", self.dir / "none*.txt", "--vocab", 300, out), 1, "none*.txt")
         self.fails(shu(*train, "--files", bad, "--vocab", 300, out), 1, "line 2")
-        self.fails(shu(*train, "--files", text, "--vocab", 300, text), 2, "replace")
         self.assertFalse(out.exists())
-        self.assertEqual(text.read_text(), "aa aa")
+
+    def test_tokenizer_train_replaces_nothing_but_a_vocabulary(self):
+        folder = self.dir / "forgotten"
+        folder.mkdir()
+        texts = [folder / "a.txt", folder / "b.txt", folder / "c.gguf", folder / "d.gguf"]
+        for text in texts:
+            text.write_text("aa aa")
+        texts[3].write_text("GGUF GGUF")
+        train = ("tokenizer", "train", "--vocab", 300, "--files")
+        self.fails(shu(*train, *texts[:2]), 2, "expected OUT.gguf as the last argument", "b.txt", "texts")
+        self.fails(shu(*train, *texts[:3]), 2, "would replace a file that is no GGUF", "c.gguf")
+        self.fails(shu(*train, texts[3], texts[3]), 2, "would replace one of the texts", "d.gguf")
+        self.assertEqual([text.read_text() for text in texts], ["aa aa"] * 3 + ["GGUF GGUF"])
+        self.answers(*train, *texts[:2], texts[3], "-q")  # another GGUF gives way
+        self.assertGreater(texts[3].stat().st_size, 1000)
+
+    def test_tokenizer_train_says_why_it_learned_nothing(self):
+        out, text, line, empty = (self.dir / name for name in ("not.gguf", "aa.txt", "line.txt", "empty.txt"))
+        text.write_text("aa aa")
+        line.write_text("\n")
+        empty.touch()
+        (self.dir / "empty.jsonl").write_text("\n\n")
+        train = ("tokenizer", "train", "--files")
+        self.fails(shu(*train, text, "--vocab", 259, out), 2, "no merges were learned", "259")
+        self.fails(shu(*train, text, "--vocab", 260, "--special", "<x>", out), 2, "no merges were learned", "260")
+        self.fails(shu(*train, text, "--vocab", 300, "--min-count", 1000, out), 1, "no merges were learned", "1000")
+        self.fails(shu(*train, line, "--vocab", 300, out), 1, "no merges were learned", "more text")
+        self.fails(shu(*train, empty, "--vocab", 300, out), 1, "empty.txt: expected text")
+        self.fails(shu(*train, empty, "--files", self.dir / "empty.jsonl", "--vocab", 300, out), 1,
+                   "empty.txt and the other files")
+        self.assertFalse(out.exists())
+        self.answers(*train, text, "--vocab", 260, out, "-q")
 
     def test_chat_without_a_terminal_answers_each_line_and_obeys_commands(self):
         saved = self.dir / "talk.json"
