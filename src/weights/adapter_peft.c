@@ -9,11 +9,12 @@ static const char name_a[] = ".lora_A.weight", name_b[] = ".lora_B.weight";
 
 /* ---------------------------------------------------------- configuration */
 
-/* Switches of PEFT that change what is computed. Null, false and empty values are as good as absent. */
+/* Switches of PEFT that change what is computed. Null, false and empty values are as good as absent. (Which layers are
+ * adapted, "layers_to_transform", the tensors tell themselves.) */
 static const char *const refused_keys[] = {
     "use_dora",          "fan_in_fan_out", "modules_to_save",   "layer_replication",       "alora_invocation_tokens",
     "target_parameters", "use_qalora",     "lora_bias",         "trainable_token_indices", "use_bdlora",
-    "kasa_config",       "arrow_config",   "monteclora_config", "layers_to_transform",
+    "kasa_config",       "arrow_config",   "monteclora_config",
 };
 /* Initialisations that move the base's own weights: the adapter alone does not fit the original base. */
 static const char *const refused_starts[] = {"pissa", "olora", "corda", "loftq", "lora_ga"};

@@ -308,10 +308,6 @@ static void test_peft_configurations(void **state) {
          0},
         {"{\"peft_type\": \"LORA\", \"r\": 2, \"lora_alpha\": 4, \"shu_base_sha256\": 12}",
          "adapter_config.json: shu_base_sha256", 0},
-        {"{\"peft_type\": \"LORA\", \"r\": 2, \"lora_alpha\": 4, \"layers_to_transform\": [0]}",
-         "adapter_config.json: layers_to_transform", 0},
-        {"{\"peft_type\": \"LORA\", \"r\": 2, \"lora_alpha\": 4, \"layers_to_transform\": 0}",
-         "adapter_config.json: layers_to_transform", 0},
         {"[]", "object", 0},
         {"{", "JSON", 0},
     };
