@@ -16,6 +16,14 @@ static bool name_ends(const char *name, const char *tail) {
     return a >= b && strcmp(name + a - b, tail) == 0;
 }
 
+/* A JSON list of objects, texts or lists, whatever the file is called. */
+static bool is_list(const char *text, size_t bytes) {
+    size_t next = 1;
+    if (text[0] != '[') return false;
+    while (next < bytes && blank(text + next, 1)) next++;
+    return next < bytes && strchr("{[\"]", text[next]) != NULL && text[next] != '\0';
+}
+
 int source_open(const char *path, struct source *out, struct shu_error *err) {
     *out = (struct source){.next_line = 1};
     int status = map_open(path, &out->map, err);
@@ -28,7 +36,7 @@ int source_open(const char *path, struct source *out, struct shu_error *err) {
         source_close(out);
         return SHU_FAIL(err, SHU_E_FORMAT, "%s: expected training data, found an empty file", path);
     }
-    if (text[first] == '[' && name_ends(path, ".json")) {
+    if (is_list(text + first, bytes - first)) {
         source_close(out);
         return SHU_FAIL(err, SHU_E_FORMAT,
                         "%s: expected one JSON object a line, found a list; write each element on a line of its own",

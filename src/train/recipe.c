@@ -348,6 +348,9 @@ int recipe_read_text(const char *text, size_t bytes, const char *name, const cha
     if (status) return status;
     json_t *keys = descend(tree, under);
     if (keys && !json_is_null(keys)) status = apply_all(&place, keys, recipe); /* an empty file changes nothing */
+    /* A smaller batch need not say so twice. */
+    if (json_object_get(keys, "batch") && !json_object_get(keys, "micro_batch") && recipe->micro_batch > recipe->batch)
+        recipe->micro_batch = recipe->batch;
     json_decref(tree);
     return status;
 }

@@ -317,6 +317,8 @@ static void nothing_left_is_an_error_that_says_why(void **state) {
     assert_contains(err.message, "empty file");
     assert_int_equal(tiny_data_open(&tiny, " \n\n", &err), SHU_E_FORMAT);
     assert_contains(err.message, "empty file");
+    assert_int_equal(tiny_data_open(&tiny, "[\n  {\"text\": \"a\"}, {\"text\": \"b\"}\n]\n", &err), SHU_E_FORMAT);
+    assert_contains(err.message, "found a list");
     assert_int_equal(tiny_data_open(&tiny, "\n{\"text\"\n[]\n", &err), SHU_E_FORMAT);
     assert_contains(err.message, ".jsonl:2: not valid JSON");
     assert_contains(err.message, "none of the 2 lines");

@@ -38,6 +38,8 @@ static void a_method_brings_its_defaults(void **state) {
     recipe_defaults(TRAIN_LORA, &recipe);
     MUST(lay("rank: 4\nmethod: scratch\nnetwork: {layers: 3, arch: qwen3, tied_output: false}\n", &recipe, &must));
     assert_int_equal(recipe.method, TRAIN_SCRATCH);
+    MUST(lay("batch: 2\n", &recipe, &must));
+    assert_int_equal(recipe.micro_batch, 2); /* the default of 4 gives way */
     assert_int_equal(recipe.schedule, SCHEDULE_WSD);
     assert_int_equal(recipe.network.layers, 3);
     assert_int_equal(recipe.network.arch, ARCH_QWEN3);
