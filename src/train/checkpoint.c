@@ -191,6 +191,18 @@ static bool take_blocks(struct reader *reader, const struct checkpoint *content,
     return reader->at == reader->end;
 }
 
+/* A checksum proves nothing about who wrote it: counts that would be used as such must be ones. */
+static bool plausible(const uint8_t *at) {
+    struct run_state state;
+    memcpy(&state, at, sizeof state);
+    const int64_t counts[] = {state.step,          state.updates,     state.epoch,     state.pack,
+                              state.tokens,        state.guard.seen,  state.best_step, state.without_gain,
+                              state.guard.skipped, state.guard.streak};
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
+        if (counts[i] < 0 || counts[i] > (int64_t)1 << 48) return false;
+    return state.updates <= state.step;
+}
+
 int checkpoint_parse(const struct checkpoint *content, const uint8_t *data, size_t bytes, const char *path,
                      struct shu_error *err) {
     struct reader reader = {.data = data};
@@ -210,7 +222,7 @@ int checkpoint_parse(const struct checkpoint *content, const uint8_t *data, size
     if (!text) return damaged(path, err);
     int status = check_identity(path, (const char *)text, identity, content->identity, err);
     if (status) return status;
-    if (read64(data + 24) != (uint64_t)content->count) return damaged(path, err);
+    if (read64(data + 24) != (uint64_t)content->count || !plausible(data + STATE_AT)) return damaged(path, err);
     if ((status = check_entries(&reader, content, path, err)) != 0) return status;
     struct reader blocks = reader;
     if (!take_blocks(&blocks, content, false)) return damaged(path, err);

@@ -86,6 +86,13 @@ static int write_model(struct trainer *trainer, struct shu_error *err) {
 
 /* -------------------------------------------------------------------- card */
 
+/* Names and licences come from files and folders and stand in YAML and Markdown: what would end a quotation there, or
+ * begin something else, gives way. */
+static void tame(char *text) {
+    for (; *text; text++)
+        if ((unsigned char)*text < 0x20 || strchr("\"\\`|<>", *text)) *text = '_';
+}
+
 /* The base's licence as its file or the store says; "" if neither does. */
 static void find_licence(const struct trainer *trainer, char *out, size_t size) {
     const char *text = NULL;
@@ -141,6 +148,7 @@ static int card_head(const struct trainer *trainer, const char *name, const char
                                                     [TRAIN_DPO] = "a LoRA adapter, tuned on preferences (DPO)"};
     char base[256] = "";
     if (trainer->base) short_name(trainer->base, base, sizeof base);
+    tame(base);
     int status = buf_puts(out, "---\n");
     if (!status && *base) status = buf_printf(out, "base_model: \"%s\"\n", base);
     if (!status && *licence) status = buf_printf(out, "license: \"%s\"\n", licence);
@@ -225,6 +233,8 @@ static int write_card(struct trainer *trainer, const struct results *results, st
     char name[256], licence[128];
     short_name(trainer->out_dir, name, sizeof name);
     find_licence(trainer, licence, sizeof licence);
+    tame(name);
+    tame(licence);
     int status = card_head(trainer, name, licence, &text);
     if (!status) status = card_use(trainer, &text);
     if (!status) status = card_results(trainer, results, &text);

@@ -47,6 +47,23 @@ static void folder_remove(const char *path) {
     assert_int_equal(rmdir(path), 0);
 }
 
+static void impossible_counts_are_refused(void **state) {
+    (void)state;
+    char path[TINY_PATH_BYTES];
+    struct toy saved, loaded;
+    struct shu_error err = {0};
+    tiny_path(path, ".shu");
+    for (int i = 0; i < 3; i++) {
+        toy_fill(&saved, 7);
+        toy_fill(&loaded, 1);
+        *(int64_t *[]){&saved.state.epoch, &saved.state.pack, &saved.state.updates}[i] = i < 2 ? -1 : 8;
+        MUST(checkpoint_write(&saved.content, path, &must));
+        assert_int_equal(checkpoint_read(&loaded.content, path, &err), SHU_E_FORMAT);
+        assert_int_equal(loaded.state.step, 1);
+    }
+    unlink(path);
+}
+
 static void what_was_saved_comes_back(void **state) {
     (void)state;
     char path[TINY_PATH_BYTES];
@@ -205,9 +222,10 @@ static void a_full_disk_harms_nothing_saved(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(what_was_saved_comes_back),      cmocka_unit_test(damage_is_noticed_and_changes_nothing),
-        cmocka_unit_test(another_run_is_refused_by_name), cmocka_unit_test(other_parameters_are_refused),
-        cmocka_unit_test(the_last_two_are_kept),          cmocka_unit_test(a_full_disk_harms_nothing_saved),
+        cmocka_unit_test(impossible_counts_are_refused),         cmocka_unit_test(what_was_saved_comes_back),
+        cmocka_unit_test(damage_is_noticed_and_changes_nothing), cmocka_unit_test(another_run_is_refused_by_name),
+        cmocka_unit_test(other_parameters_are_refused),          cmocka_unit_test(the_last_two_are_kept),
+        cmocka_unit_test(a_full_disk_harms_nothing_saved),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -194,6 +194,13 @@ class Train(unittest.TestCase):
         shu("model", "merge", self.models["qwen2"], out / "adapter.gguf", merged).check_returncode()
         shu("run", merged, "-p", "x", "-n", 1).check_returncode()
 
+    def test_names_cannot_break_the_card(self):
+        out = self.fresh('a"b\nlicense: "x')
+        self.assertEqual(self.train(self.data(chat("a", "b")), out=out)[0].returncode, 0)
+        head = (out / "README.md").read_text().split("---")
+        self.assertIn("# ", head[2])
+        self.assertNotIn("\nlicense: \"x", head[2])
+
     def test_a_plan_trains_nothing(self):
         data = self.data(*(chat(f"{i}", f"{i}") for i in range(60)))
         done, out = self.train(data, "--plan", "--probe", 0.2, "--json", steps=50)
