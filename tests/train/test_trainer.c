@@ -18,6 +18,13 @@ static void fact(int i, char question[32], char answer[32]) {
     snprintf(answer, 32, "%c%d-%s 川贝%d", 'A' + i % 26, i * 37 % 100, herbs[(i * 5 + 3) % 8], i % 7);
 }
 
+/* Learning by heart takes minutes under a sanitizer, and what it shows are numbers; the other tests take every path. */
+#ifdef SHU_SANITIZED
+static const bool slow_here = true;
+#else
+static const bool slow_here = false;
+#endif
+
 static void write_facts(struct tiny_run *run) {
     struct buf text = {0};
     for (int i = 0; i < FACTS; i++) {
@@ -82,6 +89,7 @@ static int known_with(const char *model, const char *adapter) {
 
 static void facts_are_learned_word_for_word(void **state) {
     (void)state;
+    if (slow_here) skip();
     struct tiny_run run;
     tiny_run_new(&run, TRAIN_LORA, "qwen2");
     write_facts(&run);
@@ -106,6 +114,7 @@ static void facts_are_learned_word_for_word(void **state) {
 
 static void full_training_learns_them_too(void **state) {
     (void)state;
+    if (slow_here) skip();
     static const enum dtype types[] = {DT_F32, DT_BF16};
     for (int i = 0; i < 2; i++) {
         struct tiny_run run;
